@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Carries out one timed call of a layout change, in this process.
+
+use crate::protocol::{pattern, Call, Reply};
+use rustix::fs::{fallocate, ftruncate, FallocateFlags};
+use rustix::io::{pwrite, Errno};
+use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Instant;
+
+/// Does it and reports errno and time. Errors of opening the file count as the call's own.
+pub fn carry_out(call: &Call) -> Reply {
+    match attempt(call) {
+        Ok(reply) => reply,
+        Err(error) => Reply {
+            errno: error.raw_os_error().unwrap_or(libc::EPROTO),
+            text: format!("{call:?}: {error}"),
+            ..Reply::default()
+        },
+    }
+}
+
+fn attempt(call: &Call) -> std::io::Result<Reply> {
+    Ok(match call {
+        Call::Ftruncate { path, size } => {
+            let file = open(path, 0)?;
+            timed(|| ftruncate(&file, *size))
+        }
+        Call::Truncate { path, size } => {
+            let path = CString::new(path.as_os_str().as_bytes())?;
+            let size = i64::try_from(*size).map_err(|_| Errno::FBIG)?;
+            // SAFETY: the path is a string that ends in NUL and outlives the call.
+            timed(|| check(unsafe { libc::truncate(path.as_ptr(), size) }))
+        }
+        Call::OpenTruncate { path } => {
+            let path = CString::new(path.as_os_str().as_bytes())?;
+            let flags = libc::O_RDWR | libc::O_TRUNC | libc::O_CLOEXEC;
+            let mut fd = -1;
+            let reply = timed(|| {
+                // SAFETY: the path is a string that ends in NUL and outlives the call.
+                fd = unsafe { libc::open(path.as_ptr(), flags) };
+                check(fd)
+            });
+            if fd >= 0 {
+                // SAFETY: just opened, and nobody else knows the number.
+                unsafe { libc::close(fd) };
+            }
+            reply
+        }
+        Call::Fallocate {
+            path,
+            mode,
+            offset,
+            length,
+        } => {
+            let file = open(path, 0)?;
+            let mode = FallocateFlags::from_bits_retain(*mode);
+            timed(|| fallocate(&file, mode, *offset, *length))
+        }
+        Call::CloneRange {
+            from,
+            from_offset,
+            length,
+            to,
+            to_offset,
+        } => {
+            let source = open(from, 0)?;
+            let target = open(to, 0)?;
+            let range = libc::file_clone_range {
+                src_fd: i64::from(source.as_raw_fd()),
+                src_offset: *from_offset,
+                src_length: *length,
+                dest_offset: *to_offset,
+            };
+            // SAFETY: FICLONERANGE reads the structure it is given, which outlives the call.
+            timed(|| check(unsafe { libc::ioctl(target.as_raw_fd(), libc::FICLONERANGE, &range) }))
+        }
+        Call::Pwrite {
+            path,
+            offset,
+            length,
+        } => {
+            let file = open(path, 0)?;
+            let data = pattern(1, usize::try_from(*length).map_err(|_| Errno::INVAL)?);
+            timed(|| pwrite(&file, &data, *offset).map(drop))
+        }
+    })
+}
+
+fn open(path: &Path, flags: i32) -> std::io::Result<File> {
+    File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(flags)
+        .open(path)
+}
+
+fn check(result: i32) -> Result<(), Errno> {
+    if result < 0 {
+        return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO));
+    }
+    Ok(())
+}
+
+/// Runs a system call and puts errno and time into a reply.
+pub fn timed(call: impl FnOnce() -> Result<(), Errno>) -> Reply {
+    let begin = Instant::now();
+    let result = call();
+    let ns = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    Reply {
+        errno: result.err().map_or(0, Errno::raw_os_error),
+        ns,
+        ..Reply::default()
+    }
+}

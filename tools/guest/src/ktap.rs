@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Writes KTAP version 1: groups, and the tests in them. Lines go out as the tests end.
+
+use anyhow::Context;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+/// How a test ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// As it should.
+    Pass,
+    /// Not as it should, and why.
+    Fail(String),
+    /// Could not be tried here, and why.
+    Skip(String),
+}
+
+/// A KTAP file in the making.
+pub struct Writer {
+    out: Box<dyn Write>,
+    group: usize,
+    test: usize,
+    failed_in_group: usize,
+    /// How many of each so far: passed, failed, skipped.
+    pub totals: (usize, usize, usize),
+}
+
+impl Writer {
+    /// A file with this many groups to come.
+    pub fn create(path: &Path, groups: usize) -> anyhow::Result<Writer> {
+        let file = File::create(path)
+            .with_context(|| format!("cannot write the results to {}", path.display()))?;
+        Writer::to(Box::new(file), groups)
+    }
+
+    fn to(mut out: Box<dyn Write>, groups: usize) -> anyhow::Result<Writer> {
+        writeln!(out, "KTAP version 1\n1..{groups}")?;
+        Ok(Writer {
+            out,
+            group: 0,
+            test: 0,
+            failed_in_group: 0,
+            totals: (0, 0, 0),
+        })
+    }
+
+    /// Begins a group of this many tests.
+    pub fn begin(&mut self, name: &str, tests: usize) -> anyhow::Result<()> {
+        self.group += 1;
+        self.test = 0;
+        self.failed_in_group = 0;
+        writeln!(
+            self.out,
+            "    KTAP version 1\n    # Subtest: {name}\n    1..{tests}"
+        )?;
+        Ok(())
+    }
+
+    /// A test of the current group.
+    pub fn test(&mut self, name: &str, outcome: &Outcome) -> anyhow::Result<()> {
+        self.test += 1;
+        let number = self.test;
+        match outcome {
+            Outcome::Pass => {
+                self.totals.0 += 1;
+                writeln!(self.out, "    ok {number} {name}")?;
+            }
+            Outcome::Fail(why) => {
+                self.totals.1 += 1;
+                self.failed_in_group += 1;
+                for line in why.lines() {
+                    writeln!(self.out, "    # {name}: {line}")?;
+                }
+                writeln!(self.out, "    not ok {number} {name}")?;
+            }
+            Outcome::Skip(why) => {
+                self.totals.2 += 1;
+                let why = why.replace('\n', " ");
+                writeln!(self.out, "    ok {number} {name} # SKIP {why}")?;
+            }
+        }
+        self.out.flush()?;
+        Ok(())
+    }
+
+    /// Ends the current group.
+    pub fn end(&mut self, name: &str) -> anyhow::Result<()> {
+        let verdict = if self.failed_in_group == 0 {
+            "ok"
+        } else {
+            "not ok"
+        };
+        writeln!(self.out, "{verdict} {} {name}", self.group)?;
+        Ok(())
+    }
+}
+
+/// Puts results of single suites (each with its own header) under one header, renumbered.
+pub fn join(suites: &[(String, String)]) -> String {
+    let mut out = format!("KTAP version 1\n1..{}\n", suites.len());
+    for (index, (name, text)) in suites.iter().enumerate() {
+        let mut verdict = None;
+        for line in text.lines() {
+            let top = !line.starts_with(' ');
+            if top && (line.starts_with("KTAP version") || line.starts_with("1..")) {
+                continue;
+            }
+            match line.split_once(' ') {
+                Some(("ok", _)) if top => verdict = Some("ok"),
+                Some(("not", _)) if top => verdict = Some("not ok"),
+                _ => {
+                    out.push_str(line);
+                    out.push('\n');
+                }
+            }
+        }
+        let verdict = verdict.unwrap_or("not ok");
+        out.push_str(&format!("{verdict} {} {name}\n", index + 1));
+    }
+    out
+}
+
+/// Whether a text of KTAP has a failure in it, at any depth.
+pub fn failed(text: &str) -> bool {
+    text.lines()
+        .any(|line| line.trim_start().starts_with("not ok "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_and_tests() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ktap");
+        let mut writer = Writer::create(&path, 2).unwrap();
+        writer.begin("lease.xfs", 2).unwrap();
+        writer.test("a", &Outcome::Pass).unwrap();
+        writer.test("b", &Outcome::Fail("one\ntwo".into())).unwrap();
+        writer.end("lease.xfs").unwrap();
+        writer.begin("pins.xfs", 1).unwrap();
+        writer
+            .test("c", &Outcome::Skip("no\ndevice".into()))
+            .unwrap();
+        writer.end("pins.xfs").unwrap();
+        assert_eq!(writer.totals, (1, 1, 1));
+        drop(writer);
+        let expected = "KTAP version 1\n1..2\n    KTAP version 1\n    # Subtest: lease.xfs\n    1..2\n    ok 1 a\n    # b: one\n    # b: two\n    not ok 2 b\nnot ok 1 lease.xfs\n    KTAP version 1\n    # Subtest: pins.xfs\n    1..1\n    ok 1 c # SKIP no device\nok 2 pins.xfs\n";
+        assert_eq!(std::fs::read_to_string(path).unwrap(), expected);
+    }
+
+    #[test]
+    fn suites_are_renumbered() {
+        let suite = "KTAP version 1\n1..1\n    KTAP version 1\n    # Subtest: a\n    1..1\n    ok 1 t\nok 1 a\n";
+        let broken = suite.replace("ok 1 a", "not ok 1 a");
+        let text = join(&[("a".into(), suite.into()), ("b".into(), broken)]);
+        assert!(text.starts_with("KTAP version 1\n1..2\n    KTAP"));
+        assert!(text.contains("\nok 1 a\n"));
+        assert!(text.ends_with("\nnot ok 2 b\n"));
+        assert!(failed(&text));
+        assert!(!failed(&join(&[("a".into(), suite.into())])));
+    }
+
+    #[test]
+    fn a_suite_without_a_verdict_failed() {
+        assert!(failed(&join(&[("a".into(), String::new())])));
+    }
+}

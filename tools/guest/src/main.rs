@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What runs inside the test machine, started by `cargo xtask` there.
+
+mod calls;
+mod client;
+mod demo;
+mod devdax;
+mod ktap;
+mod kunit;
+mod names;
+mod ops;
+mod perftest;
+mod pins;
+mod protocol;
+mod ptrace;
+mod results;
+mod setup;
+mod snapshot;
+mod tests;
+mod trace;
+mod trial;
+mod worker;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// The demo, the contract tests and the kernel's own tests, inside the guest
+///
+/// Exit status: 0 if everything is as the contract says, 1 if something is not, 2 if it could not be
+/// tried.
+#[derive(Parser)]
+#[command(name = "guest", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The whole idea, step by step, on real filesystems and a software RDMA device
+    Demo(demo::Options),
+    /// Tests of the contract, as KTAP
+    Test(tests::Options),
+    /// KUnit suites of the running kernel, as KTAP
+    Kunit(kunit::Options),
+    /// A process of a scenario: reads requests from stdin
+    #[command(hide = true)]
+    Worker {
+        /// A descriptor kept through exec
+        #[arg(long = "fd", value_name = "NAME=NUMBER")]
+        kept: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Demo(options) => demo::run(&options),
+        Command::Test(options) => tests::run(&options),
+        Command::Kunit(options) => kunit::run(&options),
+        Command::Worker { kept } => worker::run(&kept).map(|()| true),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("guest: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+#[cfg(test)]
+mod unit_tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn command_line_is_sound() {
+        super::Cli::command().debug_assert();
+    }
+}

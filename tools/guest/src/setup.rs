@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The machine made ready: filesystems on the emulated persistent memory, and the software RDMA device.
+
+use crate::protocol::pattern;
+use anyhow::{bail, Context};
+use rustix::fs::{statx, AtFlags, StatxAttributes, StatxFlags, CWD};
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// A filesystem under test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Fs {
+    /// XFS on the first pmem device.
+    Xfs,
+    /// ext4 on the second.
+    Ext4,
+}
+
+impl Fs {
+    /// Both.
+    pub const ALL: [Fs; 2] = [Fs::Xfs, Fs::Ext4];
+
+    /// As `mount -t` calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Fs::Xfs => "xfs",
+            Fs::Ext4 => "ext4",
+        }
+    }
+
+    fn device(self) -> &'static Path {
+        Path::new(match self {
+            Fs::Xfs => "/dev/pmem0",
+            Fs::Ext4 => "/dev/pmem1",
+        })
+    }
+
+    fn mkfs(self) -> &'static [&'static str] {
+        match self {
+            Fs::Xfs => &["mkfs.xfs", "-q", "-f"],
+            Fs::Ext4 => &["mkfs.ext4", "-q", "-F", "-b", "4096"],
+        }
+    }
+}
+
+/// A freshly made filesystem, mounted with `dax=always`; unmounted on drop.
+pub struct Mounted {
+    /// Which.
+    pub fs: Fs,
+    /// Where.
+    pub root: PathBuf,
+    mounted: bool,
+}
+
+impl Mounted {
+    /// Makes and mounts the filesystem.
+    pub fn fresh(fs: Fs) -> anyhow::Result<Mounted> {
+        let device = fs.device();
+        if !device.exists() {
+            bail!(
+                "{} is missing: boot with memmap=512M!4G memmap=512M!4608M and --memory 4G",
+                device.display()
+            );
+        }
+        let (program, arguments) = fs.mkfs().split_first().context("no mkfs")?;
+        run(Command::new(program).args(arguments).arg(device))?;
+        let root = PathBuf::from(format!("/tmp/dax-{}", fs.name()));
+        fs::create_dir_all(&root)?;
+        let mut mounted = Mounted {
+            fs,
+            root,
+            mounted: false,
+        };
+        mounted.mount()?;
+        let probe = mounted.file("dax-probe", 4096)?;
+        if !is_dax(&probe)? {
+            bail!("{} is mounted but its files are not DAX", fs.name());
+        }
+        fs::remove_file(probe)?;
+        Ok(mounted)
+    }
+
+    /// Mounts it again after `unmount`.
+    pub fn mount(&mut self) -> anyhow::Result<()> {
+        run(Command::new("mount")
+            .args(["-t", self.fs.name(), "-o", "dax=always"])
+            .arg(self.fs.device())
+            .arg(&self.root))?;
+        self.mounted = true;
+        Ok(())
+    }
+
+    /// Unmounts it; what keeps it busy is an error after a few seconds.
+    pub fn unmount(&mut self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            match rustix::mount::unmount(&self.root, rustix::mount::UnmountFlags::empty()) {
+                Ok(()) => {
+                    self.mounted = false;
+                    return Ok(());
+                }
+                // A file an exiting process held is put a moment after its end can be seen.
+                Err(rustix::io::Errno::BUSY) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                Err(error) => {
+                    return Err(error).with_context(|| format!("unmount {}", self.root.display()))
+                }
+            }
+        }
+    }
+
+    /// A file of this size, full of written blocks (seed 0).
+    pub fn file(&self, name: &str, size: u64) -> anyhow::Result<PathBuf> {
+        let path = self.root.join(name);
+        let mut file =
+            fs::File::create(&path).with_context(|| format!("create {}", path.display()))?;
+        let block = pattern(0, 1 << 20);
+        let mut left = size;
+        while left > 0 {
+            let part = left.min(block.len() as u64);
+            file.write_all(&block[..usize::try_from(part)?])?;
+            left -= part;
+        }
+        file.sync_all()?;
+        Ok(path)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if self.mounted {
+            // Whatever still holds it must not stop the machine from ending its work.
+            let _ = rustix::mount::unmount(&self.root, rustix::mount::UnmountFlags::DETACH);
+        }
+    }
+}
+
+/// Whether the inode is DAX.
+pub fn is_dax(path: &Path) -> anyhow::Result<bool> {
+    let stat = statx(CWD, path, AtFlags::empty(), StatxFlags::BASIC_STATS)?;
+    Ok(stat.stx_attributes.contains(StatxAttributes::DAX))
+}
+
+/// Runs a program; its output is part of the error when it fails.
+pub fn run(command: &mut Command) -> anyhow::Result<String> {
+    let line = format!("{command:?}").replace('"', "");
+    let path = std::env::var("PATH").unwrap_or_default();
+    let output = command
+        .env("PATH", format!("{path}:/usr/sbin:/sbin"))
+        .output()
+        .with_context(|| format!("cannot run {line}"))?;
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        bail!(
+            "{line}: {} {} {}",
+            output.status,
+            stdout.trim(),
+            stderr.trim()
+        );
+    }
+    Ok(stdout)
+}
+
+/// The software RDMA device.
+#[derive(Clone, Debug)]
+pub struct Rdma {
+    /// `rxe0`.
+    pub device: &'static str,
+    /// Index of the GID that is the IPv4 address.
+    pub gid_index: u32,
+    /// That address.
+    pub address: &'static str,
+}
+
+const ADDRESS: &str = "10.9.0.1";
+
+impl Rdma {
+    /// Makes the device where it is missing.
+    pub fn ready() -> anyhow::Result<Rdma> {
+        let device = "rxe0";
+        let sys = PathBuf::from("/sys/class/infiniband").join(device);
+        if !sys.exists() {
+            if !Path::new("/sys/class/net/d0").exists() {
+                run(Command::new("ip").args("link add d0 type dummy".split(' ')))?;
+                run(Command::new("ip").args([
+                    "addr",
+                    "add",
+                    &format!("{ADDRESS}/24"),
+                    "dev",
+                    "d0",
+                ]))?;
+            }
+            run(Command::new("ip").args("link set d0 up".split(' ')))?;
+            // Transfers stay in the machine: they go by way of the loopback device.
+            run(Command::new("ip").args("link set lo up".split(' ')))?;
+            run(Command::new("rdma").args("link add rxe0 type rxe netdev d0".split(' ')))
+                .context("no software RDMA device: is CONFIG_RDMA_RXE on?")?;
+        }
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < deadline {
+            for index in 0..8 {
+                let gid = sys.join(format!("ports/1/gids/{index}"));
+                let text = fs::read_to_string(gid).unwrap_or_default();
+                if text.trim().ends_with(":ffff:0a09:0001") {
+                    return Ok(Rdma {
+                        device,
+                        gid_index: index,
+                        address: ADDRESS,
+                    });
+                }
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        bail!("{device} has no GID for {ADDRESS}")
+    }
+
+    /// How many packets the device has sent.
+    pub fn packets(&self) -> u64 {
+        fs::read_to_string(format!(
+            "/sys/class/infiniband/{}/ports/1/hw_counters/sent_pkts",
+            self.device
+        ))
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(0)
+    }
+}
+
+/// Makes sure a kernel filesystem is mounted.
+pub fn mounted(kind: &str, at: &str, mark: &str) -> anyhow::Result<PathBuf> {
+    let root = PathBuf::from(at);
+    if !root.join(mark).exists() {
+        run(Command::new("mount").args(["-t", kind, kind, at]))?;
+    }
+    Ok(root)
+}
