@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The subcommands, one module each, owning its options.
+
+pub mod apply;
+pub mod build;
+pub mod clean;
+pub mod demo;
+pub mod doctor;
+pub mod run;
+pub mod series;
+pub mod setup;
+pub mod shell;
+pub mod source;
+pub mod test;

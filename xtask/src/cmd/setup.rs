@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `setup`: installs what is missing.
+
+use crate::env::archive::{self, Archive, Missing};
+use crate::env::check::{self, Fix, State};
+use crate::env::{tools, Ctx};
+use crate::error::{Failure, Kind};
+use crate::ui::proc::{last_lines, Cmd};
+use anyhow::{bail, Context, Result};
+use clap::Args;
+use std::fs;
+use std::path::Path;
+
+/// Install what is missing: Debian packages into the system, everything else into the cache
+#[derive(Args)]
+#[command(after_help = "Example:\n  cargo xtask setup\n  cargo xtask setup --dry-run")]
+pub struct Opts {}
+
+/// Installs and says what is there now.
+pub fn run(ctx: &Ctx, _: &Opts) -> Result<()> {
+    ctx.logs("setup")?;
+    if ensure(ctx)? {
+        ctx.ui.note("nothing to do: everything is installed");
+    }
+    Ok(())
+}
+
+/// Installs what is missing; was there nothing to do?
+pub fn ensure(ctx: &Ctx) -> Result<bool> {
+    let fixes = plan(ctx)?;
+    if fixes.is_empty() {
+        return Ok(true);
+    }
+    let _lock = (!ctx.global.dry_run)
+        .then(|| ctx.cache.lock("setup", &ctx.ui))
+        .transpose()?;
+    for fix in plan(ctx)? {
+        match fix {
+            Fix::Packages(list) => packages(ctx, &list)?,
+            Fix::Venv => venv(ctx)?,
+            Fix::Bindgen => bindgen(ctx)?,
+            Fix::RustSrc => rust_src(ctx)?,
+            Fix::User | Fix::Later => {}
+        }
+    }
+    if !ctx.global.dry_run {
+        let left: Vec<_> = check::all(ctx)?
+            .into_iter()
+            .filter(check::Check::blocks)
+            .collect();
+        if !left.is_empty() {
+            bail!("still missing: {}", describe(&left));
+        }
+    }
+    Ok(false)
+}
+
+/// What there is to do. What only the user can repair is an error, all of it at once; packages
+/// come first, for the rest is made with them.
+fn plan(ctx: &Ctx) -> Result<Vec<Fix>> {
+    let checks = check::all(ctx)?;
+    let fix = |c: &check::Check| match &c.state {
+        State::Missing(_, _, fix) if c.blocks() => Some(fix.clone()),
+        _ => None,
+    };
+    let with_packages = checks
+        .iter()
+        .any(|c| matches!(fix(c), Some(Fix::Packages(_))));
+    let from_packages = ["QEMU", "libclang"];
+    let hopeless: Vec<_> = checks
+        .iter()
+        .filter(|c| fix(c) == Some(Fix::User))
+        .filter(|c| !(with_packages && from_packages.contains(&c.name)))
+        .cloned()
+        .collect();
+    if !hopeless.is_empty() {
+        return Err(Failure::of(Kind::Setup, describe(&hopeless)));
+    }
+    Ok(checks
+        .iter()
+        .filter_map(fix)
+        .filter(|f| *f != Fix::User)
+        .collect())
+}
+
+fn describe(checks: &[check::Check]) -> String {
+    let each = checks.iter().filter_map(|c| match &c.state {
+        State::Missing(what, remedy, _) => Some(format!("{}: {what}\n  remedy: {remedy}", c.name)),
+        _ => None,
+    });
+    each.collect::<Vec<_>>().join("\n")
+}
+
+/// Runs a long command under a progress step; its output goes to the log as well.
+fn long(ctx: &Ctx, label: &str, log: &str, cmd: &Cmd, hint: &str) -> Result<()> {
+    if ctx.global.dry_run {
+        println!("{cmd}");
+        return Ok(());
+    }
+    let dir = ctx.root.join("out/setup");
+    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    crate::error::set_log_dir(dir.clone());
+    let mut step = ctx.ui.step(label);
+    let mut text = format!("{cmd}\n");
+    let status = cmd.lines(|l| {
+        text.push_str(l);
+        text.push('\n');
+        step.line(l);
+    });
+    fs::write(dir.join(log), &text).with_context(|| format!("cannot write {log}"))?;
+    if !status?.success() {
+        bail!("{label} failed{hint}\n`{cmd}`:\n{}", last_lines(&text, 8));
+    }
+    step.done("");
+    Ok(())
+}
+
+const NETWORK: &str = " (is there a network connection, and space?)";
+
+fn packages(ctx: &Ctx, list: &[&str]) -> Result<()> {
+    if !ctx.global.dry_run && !rustix::process::geteuid().is_root() {
+        return Err(Failure::of(
+            Kind::Setup,
+            format!(
+                "installing packages needs root; run `cargo xtask setup` as root, or\n  \
+                 sudo apt-get install --no-install-recommends {}",
+                list.join(" ")
+            ),
+        ));
+    }
+    let apt = |args: &[&str]| {
+        Cmd::new("apt-get")
+            .args([
+                "-q",
+                "-o",
+                "Acquire::Retries=3",
+                "-o",
+                "DPkg::Lock::Timeout=120",
+            ])
+            .args(args)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .env("LC_ALL", "C.UTF-8")
+    };
+    long(
+        ctx,
+        "reading the package index",
+        "apt-update.log",
+        &apt(&["update"]),
+        NETWORK,
+    )?;
+    let install = apt(&["install", "-y", "--no-install-recommends"]).args(list);
+    let label = format!("installing {} packages", list.len());
+    long(ctx, &label, "apt-install.log", &install, NETWORK)
+}
+
+fn venv(ctx: &Ctx) -> Result<()> {
+    let python = match tools::python() {
+        Some(p) => p,
+        None if ctx.global.dry_run => "python3".into(),
+        None => bail!("no python3 (3.9 or later) with the venv module; install python3-venv"),
+    };
+    let dir = ctx.cache.venv();
+    if !ctx.global.dry_run {
+        ctx.cache.create()?;
+        if dir.exists() {
+            fs::remove_dir_all(&dir)
+                .with_context(|| format!("cannot remove the unfinished {}", dir.display()))?;
+        }
+    }
+    // Scripts in it name its path, so it is made in place; the stamp says when it is whole.
+    let make = Cmd::new(python).args(["-m", "venv"]).arg(&dir);
+    long(ctx, "making a Python environment", "venv.log", &make, "")?;
+    let version = &ctx.base.tools.virtme_ng;
+    let install = Cmd::new(dir.join("bin/pip"))
+        .args([
+            "install",
+            "--disable-pip-version-check",
+            "--no-input",
+            "--timeout",
+            "20",
+        ])
+        .arg(format!("virtme-ng=={version}"));
+    long(
+        ctx,
+        &format!("installing virtme-ng {version}"),
+        "virtme-ng.log",
+        &install,
+        NETWORK,
+    )?;
+    if ctx.global.dry_run {
+        return Ok(());
+    }
+    fs::write(tools::venv_stamp(ctx), "").context("cannot finish the Python environment")
+}
+
+fn bindgen(ctx: &Ctx) -> Result<()> {
+    let version = &ctx.base.tools.bindgen_cli;
+    let place = ctx.cache.bindgen(version);
+    let tmp = (!ctx.global.dry_run)
+        .then(|| ctx.cache.temp_dir())
+        .transpose()?;
+    let root = tmp.as_ref().map_or(place.as_path(), |t| t.path());
+    let install = Cmd::new("cargo")
+        .args(["install", "--locked", "--quiet", "--no-track", "--root"])
+        .arg(root)
+        .args(["--version", version, "bindgen-cli"]);
+    long(
+        ctx,
+        &format!("installing bindgen {version}"),
+        "bindgen.log",
+        &install,
+        NETWORK,
+    )?;
+    keep(tmp, &place)
+}
+
+/// Renames a finished temporary directory into its place.
+fn keep(tmp: Option<tempfile::TempDir>, place: &Path) -> Result<()> {
+    let Some(tmp) = tmp else { return Ok(()) };
+    if place.exists() {
+        fs::remove_dir_all(place).with_context(|| format!("cannot remove {}", place.display()))?;
+    }
+    let from = tmp.keep();
+    fs::rename(&from, place).with_context(|| format!("cannot rename to {}", place.display()))
+}
+
+/// The Debian version of rust-src that goes with this rustc.
+fn matching_rust_src<'a>(versions: &'a [String], rustc: &str) -> Option<&'a String> {
+    versions.iter().find(|v| {
+        let v = v.split_once(':').map_or(v.as_str(), |(_, v)| v);
+        v.strip_prefix(rustc)
+            .is_some_and(|rest| rest.starts_with(['+', '-', '~']))
+    })
+}
+
+fn rust_src(ctx: &Ctx) -> Result<()> {
+    let rustc = tools::rustc_version(ctx)?;
+    let package = &ctx.base.debian.rust_src_package;
+    let by_hand = "use a toolchain that can have it: `rustup component add rust-src`";
+    let archive = Archive::open(ctx).context(by_hand)?;
+    if ctx.global.dry_run {
+        println!("apt-get download {package}   # the version for rustc {rustc}");
+        return Ok(());
+    }
+    let versions = archive.versions(package)?;
+    let Some(version) = matching_rust_src(&versions, &rustc) else {
+        bail!(
+            "no rust-src for rustc {rustc}: {} has {}\n  remedy: {by_hand}, or make one of these \
+             versions the default toolchain",
+            ctx.base.debian.suite,
+            if versions.is_empty() {
+                "none".to_string()
+            } else {
+                versions.join(", ")
+            }
+        );
+    };
+    let file = archive.binary_file(package, version)?;
+    let sum = file
+        .sha256
+        .clone()
+        .context("the index has no checksum for rust-src")?;
+    let deb = archive::download(ctx, &file, &sum).map_err(|e| match e {
+        Missing::NotThere => anyhow::anyhow!("{} is listed and not there; {by_hand}", file.name),
+        Missing::Failed(e) => e,
+    })?;
+    let tmp = ctx.cache.temp_dir()?;
+    ctx.exec(&Cmd::new("dpkg-deb").arg("-x").arg(&deb).arg(tmp.path()))?;
+    keep(Some(tmp), &ctx.cache.rust_src(&rustc))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rust_src_must_be_of_the_same_release() {
+        let v: Vec<String> = ["1.95.1+dfsg1-1", "1.95.0+dfsg1-2~bpo13+1", "1.9.0-1"]
+            .map(String::from)
+            .to_vec();
+        assert_eq!(matching_rust_src(&v, "1.95.0"), Some(&v[1]));
+        assert_eq!(matching_rust_src(&v, "1.9"), None);
+        assert_eq!(matching_rust_src(&v, "1.96.0"), None);
+    }
+}

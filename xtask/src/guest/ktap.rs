@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A reader of KTAP version 1 as kernels, kselftests and our own guest program write it.
+//!
+//! Nested subtests are two (or four) columns further in. A plan that promises more than there is
+//! means the writer died: the missing results count as failures. `TODO` failures are skips.
+
+use crate::report::{Case, Verdict};
+
+/// A level of nesting: a test and its subtests so far.
+#[derive(Default)]
+struct Level {
+    indent: usize,
+    name: Option<String>,
+    plan: Option<usize>,
+    seen: usize,
+    cases: Vec<Case>,
+}
+
+impl Level {
+    /// What the plan promised and did not come is a failure.
+    fn finish(mut self) -> Vec<Case> {
+        if let Some(plan) = self.plan.filter(|&p| p > self.seen) {
+            let why = format!(
+                "{} of {plan} results are missing: the test died",
+                plan - self.seen
+            );
+            self.cases
+                .push(Case::new("missing results", Verdict::Fail, vec![why]));
+        }
+        self.cases
+    }
+}
+
+/// Ends all levels further in than `indent`; gives their cases and the innermost known name.
+fn leave(levels: &mut Vec<Level>, indent: usize) -> Option<(Option<String>, Vec<Case>)> {
+    let mut inner: Option<(Option<String>, Vec<Case>)> = None;
+    while levels.last().is_some_and(|l| l.indent > indent) {
+        let Some(mut level) = levels.pop() else { break };
+        if let Some((name, cases)) = inner.take() {
+            // The line that would have ended the inner level never came.
+            level
+                .cases
+                .extend(grouped(name.as_deref().unwrap_or_default(), cases));
+        }
+        inner = Some((level.name.clone(), level.finish()));
+    }
+    inner
+}
+
+fn grouped(group: &str, cases: Vec<Case>) -> impl Iterator<Item = Case> + '_ {
+    cases.into_iter().map(move |mut c| {
+        if !group.is_empty() {
+            c.name = format!("{group}: {}", c.name);
+        }
+        c
+    })
+}
+
+/// Reads a report; `origin` is put in front of every case's name.
+pub fn parse(text: &str, origin: &str) -> Vec<Case> {
+    let mut levels = vec![Level::default()];
+    let mut diagnostics: Vec<String> = vec![];
+    let mut is_ktap = false;
+    for raw in text.lines() {
+        let line = without_timestamp(raw);
+        let body = line.trim_start();
+        let indent = line.len() - body.len();
+        let version = body.starts_with("KTAP version") || body.starts_with("TAP version");
+        let (plan, result) = (plan(body), result(body));
+        let structural = version || plan.is_some() || result.is_some();
+        is_ktap |= structural;
+        if structural && levels.last().is_some_and(|l| l.indent < indent) {
+            levels.push(Level {
+                indent,
+                ..Level::default()
+            });
+        }
+        let Some(level) = levels.last_mut() else {
+            break;
+        };
+        if version {
+            diagnostics.clear();
+        } else if plan.is_some() {
+            level.plan = plan;
+        } else if let Some(name) = body.strip_prefix("# Subtest:") {
+            level.name = Some(name.trim().to_string());
+        } else if let Some(why) = body.strip_prefix("Bail out!") {
+            is_ktap = true;
+            level.cases.push(Case::new(
+                "Bail out!",
+                Verdict::Fail,
+                vec![why.trim().into()],
+            ));
+        } else if let Some(r) = result {
+            let inner = leave(&mut levels, indent);
+            let Some(level) = levels.last_mut() else {
+                break;
+            };
+            level.seen += 1;
+            let mut detail = std::mem::take(&mut diagnostics);
+            if let Some((_, cases)) = inner.filter(|(_, cases)| !cases.is_empty()) {
+                // The line that sums up its subtests counts only if it tells what they do not.
+                let told = cases.iter().any(|c| c.verdict == Verdict::Fail);
+                level.cases.extend(grouped(&r.name, cases));
+                if r.verdict != Verdict::Fail || told {
+                    continue;
+                }
+            }
+            detail.splice(0..0, r.reason);
+            level.cases.push(Case::new(&r.name, r.verdict, detail));
+        } else if !body.is_empty() {
+            diagnostics.push(body.strip_prefix("# ").unwrap_or(body).to_string());
+        }
+    }
+    let inner = leave(&mut levels, 0);
+    let mut root = levels.pop().unwrap_or_default();
+    if let Some((name, cases)) = inner {
+        root.cases
+            .extend(grouped(name.as_deref().unwrap_or_default(), cases));
+    }
+    if !is_ktap {
+        let why = vec!["no KTAP at all: the test program did not start".to_string()];
+        root.cases.push(Case::new("report", Verdict::Fail, why));
+    }
+    grouped(origin, root.finish()).collect()
+}
+
+/// printk puts a time before what the kernel itself reports.
+fn without_timestamp(line: &str) -> &str {
+    let Some(rest) = line.strip_prefix('[') else {
+        return line;
+    };
+    let Some((time, body)) = rest.split_once("] ") else {
+        return line;
+    };
+    let is_time = !time.is_empty() && time.chars().all(|c| " .".contains(c) || c.is_ascii_digit());
+    if is_time {
+        body
+    } else {
+        line
+    }
+}
+
+fn plan(body: &str) -> Option<usize> {
+    body.strip_prefix("1..")?
+        .split_whitespace()
+        .next()?
+        .parse()
+        .ok()
+}
+
+struct Line {
+    name: String,
+    verdict: Verdict,
+    reason: Option<String>,
+}
+
+fn result(body: &str) -> Option<Line> {
+    let (ok, rest) = match body.strip_prefix("ok") {
+        Some(r) => (true, r),
+        None => (false, body.strip_prefix("not ok")?),
+    };
+    if !(rest.is_empty() || rest.starts_with(' ')) {
+        return None;
+    }
+    let (text, directive) = match rest.split_once('#') {
+        Some((t, d)) => (t, d.trim()),
+        None => (rest, ""),
+    };
+    let text = text.trim();
+    let number = text.chars().take_while(char::is_ascii_digit).count();
+    let name = text[number..].trim_start_matches([' ', '-']).trim();
+    let word = directive
+        .split_whitespace()
+        .next()
+        .unwrap_or_default()
+        .to_ascii_uppercase();
+    let reason = directive
+        .get(word.len()..)
+        .unwrap_or_default()
+        .trim()
+        .to_string();
+    let (verdict, reason) = match (ok, word.as_str()) {
+        (true, "SKIP" | "SKIP:") => (Verdict::Skip, Some(reason)),
+        (false, "SKIP" | "SKIP:") => (Verdict::Skip, Some(reason)),
+        (false, "TODO") => (Verdict::Skip, Some(format!("known to fail: {reason}"))),
+        (true, _) => (Verdict::Pass, None),
+        (false, "") => (Verdict::Fail, None),
+        (false, _) => (Verdict::Fail, Some(directive.to_string())),
+    };
+    let name = if name.is_empty() {
+        format!("test {}", &text[..number])
+    } else {
+        name.into()
+    };
+    Some(Line {
+        name,
+        verdict,
+        reason: reason.filter(|r| !r.is_empty()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Verdict::{Fail, Pass, Skip};
+
+    fn brief(text: &str) -> Vec<(String, Verdict)> {
+        parse(text, "")
+            .into_iter()
+            .map(|c| (c.name, c.verdict))
+            .collect()
+    }
+
+    fn case(name: &str, v: Verdict) -> (String, Verdict) {
+        (name.into(), v)
+    }
+
+    #[test]
+    fn flat_report() {
+        let cases = brief("KTAP version 1\n1..3\nok 1 a\nnot ok 2 - b\nok 3 c # SKIP no device\n");
+        assert_eq!(cases, [case("a", Pass), case("b", Fail), case("c", Skip)]);
+    }
+
+    #[test]
+    fn nested_report_counts_leaves() {
+        let text = "KTAP version 1\n1..2\n    KTAP version 1\n    # Subtest: suite\n    1..2\n    \
+            ok 1 a\n    # why it failed\n    not ok 2 b\nnot ok 1 suite\nok 2 alone\n";
+        assert_eq!(
+            brief(text),
+            [
+                case("suite: a", Pass),
+                case("suite: b", Fail),
+                case("alone", Pass)
+            ]
+        );
+        assert_eq!(parse(text, "")[1].detail, ["why it failed"]);
+    }
+
+    #[test]
+    fn kunit_suite_with_comments() {
+        let text = "KTAP version 1\n1..1\n    KTAP version 1\n    # Subtest: file_pin\n    # module: x\n    \
+            1..2\n    ok 1 insert\n    ok 2 overlap\n# file_pin: pass:2 fail:0 skip:0 total:2\n\
+            # Totals: pass:2 fail:0 skip:0 total:2\nok 1 file_pin\n";
+        assert_eq!(
+            brief(text),
+            [
+                case("file_pin: insert", Pass),
+                case("file_pin: overlap", Pass)
+            ]
+        );
+    }
+
+    #[test]
+    fn parameterised_tests_nest_twice() {
+        let text = "KTAP version 1\n1..1\n    KTAP version 1\n    # Subtest: s\n    1..2\n        \
+            KTAP version 1\n        # Subtest: t\n        1..2\n        ok 1 p1\n        not ok 2 p2\n    \
+            not ok 1 t\n    ok 2 u\nnot ok 1 s\n";
+        let got = brief(text);
+        assert_eq!(got.iter().filter(|c| c.1 == Fail).count(), 1, "{got:?}");
+        assert_eq!(got.iter().filter(|c| c.1 == Pass).count(), 2, "{got:?}");
+    }
+
+    #[test]
+    fn missing_results_are_failures() {
+        let cases = brief("KTAP version 1\n1..3\nok 1 a\n");
+        assert_eq!(cases, [case("a", Pass), case("missing results", Fail)]);
+    }
+
+    #[test]
+    fn a_nested_writer_that_died_is_a_failure() {
+        let text = "KTAP version 1\n1..1\n  KTAP version 1\n  # Subtest: s\n  1..2\n  ok 1 a\n";
+        let got = brief(text);
+        assert_eq!(got[0], case("s: a", Pass));
+        assert!(
+            got[1..].iter().all(|c| c.1 == Fail) && got.len() > 1,
+            "{got:?}"
+        );
+    }
+
+    #[test]
+    fn todo_failures_are_skips_with_the_reason() {
+        let cases = parse("TAP version 13\n1..1\nnot ok 1 x # TODO later\n", "");
+        assert_eq!(cases[0].verdict, Skip);
+        assert_eq!(cases[0].detail, ["known to fail: later"]);
+    }
+
+    #[test]
+    fn timestamps_of_the_kernel_log_are_dropped() {
+        let text = "[    1.000000] KTAP version 1\n[    1.0] 1..1\n[    1.1] ok 1 a\n";
+        assert_eq!(brief(text), [case("a", Pass)]);
+    }
+
+    #[test]
+    fn bail_out_and_nothing_at_all_are_failures() {
+        assert_eq!(brief("KTAP version 1\nBail out! no device\n")[0].1, Fail);
+        assert_eq!(brief("bash: guest: not found\n")[0].1, Fail);
+    }
+
+    #[test]
+    fn a_group_that_failed_by_itself_is_a_failure() {
+        let text = "KTAP version 1\n1..1\n  KTAP version 1\n  1..1\n  ok 1 a\n# leaked memory\nnot ok 1 s\n";
+        let got = brief(text);
+        assert_eq!(got, [case("s: a", Pass), case("s", Fail)]);
+    }
+
+    #[test]
+    fn the_origin_goes_in_front() {
+        assert_eq!(
+            parse("KTAP version 1\n1..1\nok 1 a\n", "guest")[0].name,
+            "guest: a"
+        );
+    }
+}

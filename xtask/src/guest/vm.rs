@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The virtual machine's command line.
+
+use crate::env::cache::write_atomic;
+use crate::env::{tools, Ctx};
+use crate::ui::proc::Cmd;
+use anyhow::{Context, Result};
+use std::path::{Path, PathBuf};
+
+/// Two emulated pmem devices. They must lie above the PCI hole, that is at 4 GiB; with 4 GiB of
+/// memory QEMU's q35 machine has RAM there. Lower, a region looks like a device that loses writes.
+const MEMORY: &str = "4G";
+const PMEM: [&str; 2] = ["memmap=512M!4G", "memmap=512M!4608M"];
+/// Directories the guest may write to, the changes going to memory.
+const OVERLAYS: [&str; 8] = [
+    "/etc", "/lib", "/home", "/opt", "/srv", "/usr", "/var", "/tmp",
+];
+
+/// What to boot and what to run in it.
+pub struct Vm<'a> {
+    /// The kernel image.
+    pub image: &'a Path,
+    /// The directory the guest may write to, at the same path.
+    pub shared: &'a Path,
+    /// The shell command to run; without one, an interactive shell.
+    pub script: Option<String>,
+}
+
+impl Vm<'_> {
+    /// The virtme-ng command that runs QEMU.
+    ///
+    /// Without a script it is interactive. With one, the kernel's console is its stderr and
+    /// nothing else is, for the script's own output goes to files.
+    pub fn command(&self, ctx: &Ctx) -> Result<Cmd> {
+        let mut cmd = Cmd::new(tools::virtme_run(ctx))
+            // virtme-ng looks for helpers of its own in PATH.
+            .env("PATH", search_path(ctx))
+            .args(["--kimg"])
+            .arg(self.image)
+            .args([
+                "--mods", "none", "--memory", MEMORY, "--cpus", "2", "--name", "daxpin",
+            ])
+            .args([
+                "--user",
+                "root",
+                "--cwd",
+                "/",
+                "--disable-monitor",
+                "--force-9p",
+            ])
+            .args(["--disable-microvm", "--no-dhcp"])
+            .args(["--qemu-bin"])
+            .arg(qemu(ctx)?)
+            .arg("--rwdir")
+            .arg(self.shared);
+        for dir in OVERLAYS {
+            cmd = cmd.args(["--overlay-rwdir", dir]);
+        }
+        if !ctx.global.kvm {
+            cmd = cmd.arg("--disable-kvm");
+        }
+        for option in PMEM {
+            cmd = cmd.args(["--kopt", option]);
+        }
+        if let Some(script) = &self.script {
+            // Lines virtme-ng puts on the command line make the kernel quiet; the last word counts.
+            cmd = cmd.args(["--show-boot-console", "--kopt", "ignore_loglevel"]);
+            cmd = cmd.args(["--kopt", "hung_task_panic=0", "--script-sh", script]);
+        }
+        Ok(cmd)
+    }
+
+    /// What QEMU would be started with, as virtme-ng says.
+    pub fn qemu_line(&self, ctx: &Ctx) -> Result<String> {
+        let out = self
+            .command(ctx)?
+            .args(["--show-command", "--dry-run"])
+            .output()?;
+        Ok(out.lines().last().unwrap_or_default().to_string())
+    }
+}
+
+fn search_path(ctx: &Ctx) -> std::ffi::OsString {
+    let mut path = ctx.cache.venv().join("bin").into_os_string();
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap_or_default());
+    path.push(":/usr/sbin:/sbin");
+    path
+}
+
+/// A script around QEMU that makes the kernel end it when virtme-ng is gone: xtask's own death
+/// signal reaches its child only.
+fn qemu(ctx: &Ctx) -> Result<PathBuf> {
+    let path = ctx.cache.dir.join("qemu-that-dies-with-its-parent");
+    let text = "#!/bin/sh\nexec setpriv --pdeathsig KILL qemu-system-x86_64 \"$@\"\n";
+    if !ctx.global.dry_run && std::fs::read_to_string(&path).is_ok_and(|t| t == text) {
+        return Ok(path);
+    }
+    if !ctx.global.dry_run {
+        write_atomic(&path, text.as_bytes())?;
+        let mode = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o755);
+        std::fs::set_permissions(&path, mode)
+            .with_context(|| format!("cannot make {} executable", path.display()))?;
+    } else if !path.exists() {
+        return Ok("qemu-system-x86_64".into());
+    }
+    Ok(path)
+}

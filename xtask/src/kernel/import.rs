@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Makes a git repository of the kernel's tarball: one commit, one pack, the same hash everywhere.
+//!
+//! The tarball streams through xz and the `tar` crate into `git fast-import`; nothing is unpacked
+//! to disk. Debian's patched variant is recognised file by file: everything upstream has the time
+//! of the release, that of `COPYING`; what Debian's patches touched is newer.
+
+use crate::env::cache::require_space;
+use crate::env::Ctx;
+use crate::ui::proc::Cmd;
+use crate::ui::signals;
+use anyhow::{bail, ensure, Context, Result};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+/// The branch the base commit is on, in every repository xtask makes.
+pub const BASE_BRANCH: &str = "base";
+/// The list, inside the base repository, of files that differ from upstream's.
+const PATCHED_LIST: &str = "debian-patched.txt";
+/// Author, committer and date of the base commit: fixed, so that its hash is.
+const IDENTITY: &str = "Linux base <base@localhost> 1767225600 +0000";
+/// Files in a kernel release, about; for the progress line only.
+const ABOUT_FILES: usize = 93_000;
+
+/// The files Debian patched in the base of the cache; empty when that is upstream's tarball.
+pub fn debian_patched(base_git: &Path) -> Vec<String> {
+    let text = fs::read_to_string(base_git.join(PATCHED_LIST)).unwrap_or_default();
+    text.lines().map(str::to_string).collect()
+}
+
+/// Imports a tarball as `dest`. `patched` says that it is Debian's variant.
+pub fn import(ctx: &Ctx, tarball: Tarball, dest: &Path) -> Result<()> {
+    require_space(&ctx.cache.dir, 800_000_000, "the base repository")?;
+    let tmp = ctx.cache.temp_dir()?;
+    let repo = tmp.path().join("base.git");
+    Cmd::new("git")
+        .args(["init", "-q", "--bare", "-b", BASE_BRANCH])
+        .arg(&repo)
+        .output()?;
+    for (key, value) in [("core.compression", "1"), ("gc.auto", "0")] {
+        Cmd::git(&repo).args(["config", key, value]).output()?;
+    }
+    let mut step = ctx.ui.step("importing the kernel source into git");
+    let times = stream(ctx, &tarball, &repo, |n| {
+        step.status(format!("{n} of about {ABOUT_FILES} files"));
+    })?;
+    let version = Cmd::git(&repo).args(["show", "base:Makefile"]).output()?;
+    let version = crate::env::base::makefile_version(&version).unwrap_or_default();
+    ensure!(
+        version == ctx.base.base.version,
+        "the tarball has Linux {version:?}, base.toml says {}",
+        ctx.base.base.version
+    );
+    if tarball.patched {
+        let list = newer_than_release(&times)?;
+        fs::write(repo.join(PATCHED_LIST), list.join("\n") + "\n")?;
+    }
+    step.done(&format!("{} files", times.len()));
+    fs::rename(&repo, dest).with_context(|| format!("cannot rename to {}", dest.display()))
+}
+
+/// A source tarball and where it lies.
+pub struct Tarball {
+    /// The `.tar.xz`, or the `.deb` that has one inside.
+    pub path: PathBuf,
+    /// The `.deb` of Debian's `linux-source` package?
+    pub patched: bool,
+}
+
+impl Tarball {
+    /// The shell command that writes the uncompressed tarball to stdout.
+    fn reader(&self, member: &str) -> Cmd {
+        if self.patched {
+            let script = format!(
+                "set -o pipefail; dpkg-deb --fsys-tarfile \"$1\" | tar -xOf - {member} | xz -dc"
+            );
+            Cmd::new("bash")
+                .args(["-c", &script, "bash"])
+                .arg(&self.path)
+        } else {
+            Cmd::new("xz").args(["-dc", "--"]).arg(&self.path)
+        }
+    }
+}
+
+/// Feeds the tarball to fast-import; gives the modification time of every file.
+fn stream(
+    ctx: &Ctx,
+    tarball: &Tarball,
+    repo: &Path,
+    mut progress: impl FnMut(usize),
+) -> Result<BTreeMap<String, u64>> {
+    let member = format!("./usr/src/{}.tar.xz", ctx.base.debian.patched_package);
+    let reader = tarball.reader(&member);
+    let mut unpack = reader.spawn(|c| {
+        c.stdout(Stdio::piped()).stderr(Stdio::inherit());
+    })?;
+    // Without deltas it takes half the time, and one commit has next to none to offer.
+    let writer = Cmd::git(repo)
+        .args(["-c", "core.compression=1", "fast-import", "--quiet"])
+        .args(["--done", "--depth=0", "--date-format=raw"]);
+    let mut import = writer.spawn(|c| {
+        c.stdin(Stdio::piped());
+    })?;
+    let source = unpack.child.stdout.take().context("no pipe from xz")?;
+    let sink = import.child.stdin.take().context("no pipe to git")?;
+    let mut sink = BufWriter::with_capacity(1 << 20, sink);
+    let message = format!("Linux {}\n", ctx.base.base.version);
+    let converted = convert(
+        BufReader::with_capacity(1 << 20, source),
+        &mut sink,
+        &message,
+        &mut progress,
+    );
+    let flushed = sink.flush();
+    drop(sink);
+    let imported = import.wait()?;
+    let unpacked = unpack.wait()?;
+    signals::check()?;
+    if !imported.success() {
+        bail!("`{writer}` failed ({imported}); is the disk full?");
+    }
+    let times = converted?;
+    flushed.context("writing to git fast-import")?;
+    ensure!(unpacked.success(), "`{reader}` failed ({unpacked})");
+    Ok(times)
+}
+
+/// Turns a tar stream into a fast-import stream of one commit, dropping the top directory.
+fn convert(
+    tar: impl Read,
+    out: &mut impl Write,
+    message: &str,
+    progress: &mut impl FnMut(usize),
+) -> Result<BTreeMap<String, u64>> {
+    write!(
+        out,
+        "commit refs/heads/{BASE_BRANCH}\nauthor {IDENTITY}\ncommitter {IDENTITY}\ndata {}\n{message}",
+        message.len()
+    )?;
+    let mut times = BTreeMap::new();
+    let mut archive = tar::Archive::new(tar);
+    for entry in archive.entries().context("reading the tarball")? {
+        let mut entry = entry.context("reading the tarball")?;
+        let path = String::from_utf8(entry.path_bytes().into_owned())
+            .context("a file name in the tarball is not UTF-8")?;
+        let Some((_, path)) = path.trim_start_matches("./").split_once('/') else {
+            continue;
+        };
+        ensure!(
+            !path.contains('\n') && !path.starts_with('"'),
+            "odd file name {path:?}"
+        );
+        let path = path.to_string();
+        match entry.header().entry_type() {
+            tar::EntryType::Regular | tar::EntryType::Continuous => {
+                let executable = entry.header().mode()? & 0o100 != 0;
+                let mode = if executable { "100755" } else { "100644" };
+                writeln!(out, "M {mode} inline {path}\ndata {}", entry.size())?;
+                std::io::copy(&mut entry, out).context("copying to git fast-import")?;
+                writeln!(out)?;
+            }
+            tar::EntryType::Symlink => {
+                let target = entry.link_name_bytes().context("a link without target")?;
+                writeln!(out, "M 120000 inline {path}\ndata {}", target.len())?;
+                out.write_all(&target)?;
+                writeln!(out)?;
+            }
+            tar::EntryType::Directory | tar::EntryType::XGlobalHeader => continue,
+            other => bail!("{path} in the tarball is neither file nor link: {other:?}"),
+        }
+        times.insert(path, entry.header().mtime()?);
+        if times.len() % 500 == 0 {
+            signals::check()?;
+            progress(times.len());
+        }
+    }
+    writeln!(out, "done")?;
+    Ok(times)
+}
+
+/// The files with another time than `COPYING`, the time of upstream's release.
+fn newer_than_release(times: &BTreeMap<String, u64>) -> Result<Vec<String>> {
+    let release = times.get("COPYING").context("the tarball has no COPYING")?;
+    Ok(times
+        .iter()
+        .filter(|(_, t)| *t != release)
+        .map(|(p, _)| p.clone())
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tarball() -> Vec<u8> {
+        let mut b = tar::Builder::new(vec![]);
+        let mut add = |path: &str, mode, mtime, data: &[u8]| {
+            let mut h = tar::Header::new_gnu();
+            h.set_mode(mode);
+            h.set_mtime(mtime);
+            h.set_size(data.len() as u64);
+            b.append_data(&mut h, path, data).unwrap();
+        };
+        add("linux-7/COPYING", 0o644, 100, b"GPL\n");
+        add("linux-7/mm/memory.c", 0o664, 200, b"int x;\n");
+        add("linux-7/scripts/run.sh", 0o755, 100, b"#!/bin/sh\n");
+        let mut h = tar::Header::new_gnu();
+        h.set_entry_type(tar::EntryType::Symlink);
+        h.set_mtime(100);
+        h.set_size(0);
+        b.append_link(&mut h, "linux-7/link", "COPYING").unwrap();
+        b.into_inner().unwrap()
+    }
+
+    #[test]
+    fn a_tarball_becomes_one_commit() {
+        let mut out = vec![];
+        let times = convert(&tarball()[..], &mut out, "Linux 7\n", &mut |_| {}).unwrap();
+        let out = String::from_utf8(out).unwrap();
+        assert!(out.starts_with("commit refs/heads/base\nauthor Linux base <base@localhost> "));
+        assert!(out.contains("data 8\nLinux 7\nM 100644 inline COPYING\ndata 4\nGPL\n\n"));
+        assert!(out.contains("M 100755 inline scripts/run.sh\n"));
+        assert!(out.contains("M 120000 inline link\ndata 7\nCOPYING\n"));
+        assert!(out.ends_with("done\n"));
+        assert_eq!(newer_than_release(&times).unwrap(), ["mm/memory.c"]);
+    }
+
+    #[test]
+    fn git_takes_it_and_the_hash_is_fixed() {
+        let dir = tempfile::tempdir().unwrap();
+        Cmd::new("git")
+            .args(["init", "-q", "--bare", "-b", "base"])
+            .arg(dir.path())
+            .output()
+            .unwrap();
+        let mut child = Cmd::git(dir.path())
+            .args(["fast-import", "--quiet", "--done"])
+            .spawn(|c| {
+                c.stdin(Stdio::piped());
+            })
+            .unwrap();
+        let mut stdin = child.child.stdin.take().unwrap();
+        convert(&tarball()[..], &mut stdin, "Linux 7\n", &mut |_| {}).unwrap();
+        drop(stdin);
+        assert!(child.wait().unwrap().success());
+        let hash = Cmd::git(dir.path())
+            .args(["rev-parse", "base"])
+            .output()
+            .unwrap();
+        assert_eq!(hash, "45e32d140f27692b3bd3ae0d3e849388c55034c4");
+    }
+}

@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The kernel: its source, the series on it, its configuration and its build.
+
+pub mod config;
+pub mod import;
+pub mod make;
+pub mod objects;
+pub mod profile;
+pub mod series;
+pub mod snapshot;
+pub mod tree;

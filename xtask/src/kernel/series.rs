@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `patches/`: the series as files. One patch a commit, made by `git format-patch`, never by hand.
+
+use crate::env::Ctx;
+use crate::error::{Failure, Kind};
+use crate::ui::proc::Cmd;
+use anyhow::{Context, Result};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The directory with the patches.
+pub fn dir(ctx: &Ctx) -> PathBuf {
+    ctx.root.join("patches")
+}
+
+/// The patches in the order `patches/series` gives.
+pub fn list(ctx: &Ctx) -> Result<Vec<PathBuf>> {
+    let dir = dir(ctx);
+    let file = dir.join("series");
+    if !file.exists() {
+        return Ok(vec![]);
+    }
+    let text =
+        fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let listed = parse_list(&text);
+    let mut wrong: Vec<String> = vec![];
+    for name in &listed {
+        if !dir.join(name).exists() {
+            wrong.push(format!("{name} is listed and not there"));
+        }
+    }
+    for name in patch_files(&dir) {
+        if !listed.contains(&name) {
+            wrong.push(format!("{name} is there and not listed"));
+        }
+    }
+    if !wrong.is_empty() {
+        return Err(Failure::of(
+            Kind::Test,
+            format!(
+                "patches/series is wrong (cargo xtask series export): {}",
+                wrong.join(", ")
+            ),
+        ));
+    }
+    Ok(listed.iter().map(|n| dir.join(n)).collect())
+}
+
+/// The names in a series file: one a line, `#` begins a comment.
+pub fn parse_list(text: &str) -> Vec<String> {
+    text.lines()
+        .map(|l| l.split('#').next().unwrap_or_default().trim())
+        .filter(|l| !l.is_empty())
+        .map(str::to_string)
+        .collect()
+}
+
+fn patch_files(dir: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .filter(|n| n.ends_with(".patch"))
+        .collect()
+}
+
+/// The files a patch touches.
+pub fn touched(patch: &str) -> BTreeSet<String> {
+    patch
+        .lines()
+        .filter_map(|l| {
+            l.strip_prefix("+++ b/")
+                .or_else(|| l.strip_prefix("--- a/"))
+        })
+        .map(|p| p.split('\t').next().unwrap_or_default().to_string())
+        .collect()
+}
+
+/// Refuses patches to files that differ from upstream's in this base.
+pub fn refuse_patched(patches: &[PathBuf], debian_patched: &[String]) -> Result<()> {
+    let mut bad = vec![];
+    for p in patches {
+        let text = fs::read(p).with_context(|| format!("cannot read {}", p.display()))?;
+        for file in touched(&String::from_utf8_lossy(&text)) {
+            if debian_patched.contains(&file) {
+                let name = p.file_name().unwrap_or_default().to_string_lossy();
+                bad.push(format!("{name}: {file}"));
+            }
+        }
+    }
+    if bad.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::of(
+        Kind::Test,
+        format!(
+            "the base at hand is Debian's patched source, and the series touches files Debian \
+             changed; made on upstream's tree these patches could look different:\n  {}\n\
+             remedy: leave these files alone, or `cargo xtask source --from git` for upstream's",
+            bad.join("\n  ")
+        ),
+    ))
+}
+
+/// A repository's objects and an index of one's own: applies patches to trees without a work tree.
+pub struct Bench {
+    dir: tempfile::TempDir,
+    objects: PathBuf,
+}
+
+impl Bench {
+    /// On the objects of the repository at `repo`; what is made here is dropped again.
+    pub fn new(ctx: &Ctx, repo: &Path) -> Result<Self> {
+        let objects = Cmd::git(repo)
+            .args(["rev-parse", "--git-path", "objects"])
+            .output()?;
+        let dir = ctx.cache.temp_dir()?;
+        Cmd::new("git")
+            .args(["init", "-q", "--bare"])
+            .arg(dir.path())
+            .output()?;
+        Ok(Bench {
+            dir,
+            objects: repo.join(objects),
+        })
+    }
+
+    /// `git` in here, with its own index.
+    pub fn git(&self) -> Cmd {
+        Cmd::git(self.dir.path())
+            .env("GIT_DIR", self.dir.path())
+            .env("GIT_INDEX_FILE", self.dir.path().join("index"))
+            .env("GIT_ALTERNATE_OBJECT_DIRECTORIES", &self.objects)
+    }
+
+    /// The tree that the patches make of `base`. The error names the first patch that does not
+    /// apply.
+    pub fn apply(&self, base: &str, patches: &[PathBuf]) -> Result<String> {
+        self.git().args(["read-tree", base]).output()?;
+        if !patches.is_empty() {
+            let all = self
+                .git()
+                .args(["apply", "--cached", "--whitespace=nowarn"])
+                .args(patches);
+            if all.output().is_err() {
+                self.git().args(["read-tree", base]).output()?;
+                for p in patches {
+                    let one = self
+                        .git()
+                        .args(["apply", "--cached", "--whitespace=nowarn"])
+                        .arg(p);
+                    one.output().map_err(|e| does_not_apply(p, &e))?;
+                }
+            }
+        }
+        self.git().arg("write-tree").output()
+    }
+}
+
+/// The error for a patch that does not apply.
+pub fn does_not_apply(patch: &Path, cause: &anyhow::Error) -> anyhow::Error {
+    Failure::of(
+        Kind::Setup,
+        format!(
+            "{} does not apply to the base\n{cause}\nremedy: if the patch was edited by hand, \
+             restore it (git checkout patches/); if the base moved, rebase the branch `series` in \
+             linux/ and run `cargo xtask series export`",
+            patch.display()
+        ),
+    )
+}
+
+/// Formats the commits `base..tip` of the tree at `linux` into `out`, and the list of them.
+pub fn format(linux: &Path, base: &str, tip: &str, out: &Path) -> Result<Vec<String>> {
+    let cmd = Cmd::git(linux)
+        .args([
+            "-c",
+            "diff.algorithm=myers",
+            "-c",
+            "diff.renames=true",
+            "-c",
+            "core.quotePath=on",
+        ])
+        .args([
+            "-c",
+            "format.attach=false",
+            "-c",
+            "format.from=false",
+            "-c",
+            "format.notes=false",
+        ])
+        .args([
+            "-c",
+            "diff.noprefix=false",
+            "-c",
+            "diff.mnemonicPrefix=false",
+        ])
+        .args([
+            "format-patch",
+            "-q",
+            "--numbered",
+            "--zero-commit",
+            "--no-signature",
+        ])
+        .args([
+            "--no-thread",
+            "--abbrev=12",
+            "--no-cover-letter",
+            "--no-base",
+            "--no-color",
+        ])
+        .args([
+            "--no-to",
+            "--no-cc",
+            "--no-add-header",
+            "--subject-prefix=PATCH",
+            "-o",
+        ])
+        .arg(out)
+        .arg(format!("{base}..{tip}"));
+    cmd.output()?;
+    let names: Vec<String> = patch_files(out).into_iter().collect();
+    let text: String = names.iter().map(|n| format!("{n}\n")).collect();
+    fs::write(out.join("series"), text).context("cannot write the list of patches")?;
+    Ok(names)
+}
+
+/// The differences between two directories of patches, in words.
+pub fn differences(have: &Path, want: &Path) -> Result<Vec<String>> {
+    let read = |dir: &Path| -> Result<BTreeMap<String, Vec<u8>>> {
+        let mut names = patch_files(dir);
+        names.insert("series".into());
+        let mut out = BTreeMap::new();
+        for n in names {
+            match fs::read(dir.join(&n)) {
+                Ok(bytes) => out.insert(n, bytes),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(e).with_context(|| format!("cannot read {n}")),
+            };
+        }
+        Ok(out)
+    };
+    let (have, want) = (read(have)?, read(want)?);
+    let mut out = vec![];
+    for (name, bytes) in &want {
+        match have.get(name) {
+            None => out.push(format!("{name} is missing")),
+            Some(b) if b != bytes => out.push(format!("{name} differs")),
+            Some(_) => {}
+        }
+    }
+    out.extend(
+        have.keys()
+            .filter(|n| !want.contains_key(*n))
+            .map(|n| format!("{n} is stale")),
+    );
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn series_file_is_read() {
+        assert_eq!(
+            parse_list("# head\n0001-a.patch\n\n 0002-b.patch # why\n"),
+            ["0001-a.patch", "0002-b.patch"]
+        );
+    }
+
+    #[test]
+    fn touched_files_include_new_and_deleted() {
+        let p = "--- /dev/null\n+++ b/mm/new.rs\n@@\n--- a/fs/old.c\n+++ /dev/null\n-- \n";
+        let t: Vec<_> = touched(p).into_iter().collect();
+        assert_eq!(t, ["fs/old.c", "mm/new.rs"]);
+    }
+
+    #[test]
+    fn a_patch_to_a_file_debian_changed_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let p = dir.path().join("0001-x.patch");
+        fs::write(&p, "--- a/mm/memory.c\n+++ b/mm/memory.c\n").unwrap();
+        refuse_patched(std::slice::from_ref(&p), &["fs/file.c".into()]).unwrap();
+        let e = refuse_patched(&[p], &["mm/memory.c".into()])
+            .unwrap_err()
+            .to_string();
+        assert!(e.contains("0001-x.patch: mm/memory.c"), "{e}");
+    }
+
+    #[test]
+    fn differences_are_named() {
+        let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(a.path().join("0001-a.patch"), "x").unwrap();
+        fs::write(a.path().join("0009-z.patch"), "x").unwrap();
+        fs::write(b.path().join("0001-a.patch"), "y").unwrap();
+        fs::write(b.path().join("0002-b.patch"), "x").unwrap();
+        assert_eq!(
+            differences(a.path(), b.path()).unwrap(),
+            [
+                "0001-a.patch differs",
+                "0002-b.patch is missing",
+                "0009-z.patch is stale"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_patch_that_does_not_apply_is_named_with_the_remedy() {
+        let cause = anyhow::anyhow!("error: patch failed: mm/gup.c:1");
+        let e = does_not_apply(Path::new("patches/0003-x.patch"), &cause).to_string();
+        assert!(
+            e.contains("0003-x.patch does not apply") && e.contains("remedy"),
+            "{e}"
+        );
+        assert!(e.contains("mm/gup.c:1"), "{e}");
+    }
+}

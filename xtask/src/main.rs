@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask`: gets the kernel source, applies the series, builds it, boots it and tests it.
+//!
+//! Every subcommand is a module of [`cmd`] that owns its options; `main` parses, calls and turns
+//! the result into an exit code (see [`error::Kind`]).
+
+mod cli;
+mod cmd;
+mod env;
+mod error;
+mod guest;
+mod kernel;
+mod report;
+mod ui;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    if let Err(e) = ui::signals::install() {
+        return error::report(&e);
+    }
+    match cli.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => error::report(&e),
+    }
+}
