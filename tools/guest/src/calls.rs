@@ -26,8 +26,8 @@ pub fn carry_out(call: &Call) -> Reply {
 
 fn attempt(call: &Call) -> std::io::Result<Reply> {
     Ok(match call {
-        Call::Ftruncate { path, size } => {
-            let file = open(path, 0)?;
+        Call::Ftruncate { path, size, flags } => {
+            let file = open(path, *flags)?;
             timed(|| ftruncate(&file, *size))
         }
         Call::Truncate { path, size } => {
@@ -56,8 +56,9 @@ fn attempt(call: &Call) -> std::io::Result<Reply> {
             mode,
             offset,
             length,
+            flags,
         } => {
-            let file = open(path, 0)?;
+            let file = open(path, *flags)?;
             let mode = FallocateFlags::from_bits_retain(*mode);
             timed(|| fallocate(&file, mode, *offset, *length))
         }
@@ -67,9 +68,10 @@ fn attempt(call: &Call) -> std::io::Result<Reply> {
             length,
             to,
             to_offset,
+            flags,
         } => {
-            let source = open(from, 0)?;
-            let target = open(to, 0)?;
+            let source = open(from, *flags)?;
+            let target = open(to, *flags)?;
             let range = libc::file_clone_range {
                 src_fd: i64::from(source.as_raw_fd()),
                 src_offset: *from_offset,
@@ -78,6 +80,18 @@ fn attempt(call: &Call) -> std::io::Result<Reply> {
             };
             // SAFETY: FICLONERANGE reads the structure it is given, which outlives the call.
             timed(|| check(unsafe { libc::ioctl(target.as_raw_fd(), libc::FICLONERANGE, &range) }))
+        }
+        Call::CopyRange { from, to, length } => {
+            let source = open(from, 0)?;
+            let target = open(to, 0)?;
+            let length = usize::try_from(*length).map_err(|_| Errno::INVAL)?;
+            let mut copied = 0;
+            let mut reply = timed(|| {
+                copied = rustix::fs::copy_file_range(&source, None, &target, None, length)?;
+                Ok(())
+            });
+            reply.value = i64::try_from(copied).unwrap_or(i64::MAX);
+            reply
         }
         Call::Pwrite {
             path,

@@ -3,7 +3,7 @@
 
 use crate::setup::run;
 use anyhow::bail;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ impl DeviceDax {
     /// Back to a block device.
     pub fn undo(self) -> anyhow::Result<()> {
         mode(&["-m", "fsdax", "-M", "mem"])?;
-        wait_for(&PathBuf::from("/dev/pmem1"))
+        wait_for(Path::new("/dev/pmem1"))
     }
 }
 
@@ -38,7 +38,7 @@ fn mode(arguments: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn wait_for(path: &PathBuf) -> anyhow::Result<()> {
+fn wait_for(path: &Path) -> anyhow::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !path.exists() {
         if Instant::now() > deadline {

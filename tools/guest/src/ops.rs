@@ -80,9 +80,17 @@ impl Op {
         fs == Fs::Xfs || !matches!(self, Op::ReflinkFrom | Op::ReflinkTo)
     }
 
-    /// Whether the operation can be kept to a range in the middle of the file.
+    /// Whether the operation can be kept to a range behind another one.
     pub fn has_range(self) -> bool {
         self != Op::OpenTruncate
+    }
+
+    /// Whether it reaches from its range to the end of the file.
+    pub fn reaches_the_end(self) -> bool {
+        matches!(
+            self,
+            Op::Truncate | Op::Ftruncate | Op::OpenTruncate | Op::Collapse | Op::Insert
+        )
     }
 
     /// In words.
@@ -133,6 +141,7 @@ impl Op {
             mode,
             offset: at.offset,
             length: at.length,
+            flags: 0,
         };
         match self {
             Op::Truncate => Call::Truncate {
@@ -142,6 +151,7 @@ impl Op {
             Op::Ftruncate => Call::Ftruncate {
                 path,
                 size: at.offset,
+                flags: 0,
             },
             Op::OpenTruncate => Call::OpenTruncate { path },
             Op::Punch => fallocate(path, PUNCH_HOLE | KEEP_SIZE),
@@ -155,6 +165,7 @@ impl Op {
                 length: at.length,
                 to: partner,
                 to_offset: at.offset,
+                flags: 0,
             },
             Op::ReflinkTo => Call::CloneRange {
                 from: partner,
@@ -162,6 +173,7 @@ impl Op {
                 length: at.length,
                 to: path,
                 to_offset: at.offset,
+                flags: 0,
             },
             Op::Append => Call::Pwrite {
                 path,
@@ -171,6 +183,7 @@ impl Op {
             Op::Extend => Call::Ftruncate {
                 path,
                 size: size + 65536,
+                flags: 0,
             },
             Op::Overwrite => Call::Pwrite {
                 path,

@@ -17,6 +17,9 @@ pub enum Call {
     Ftruncate {
         path: PathBuf,
         size: u64,
+        /// More flags for opening the file.
+        #[serde(default)]
+        flags: i32,
     },
     Truncate {
         path: PathBuf,
@@ -30,6 +33,8 @@ pub enum Call {
         mode: u32,
         offset: u64,
         length: u64,
+        #[serde(default)]
+        flags: i32,
     },
     CloneRange {
         from: PathBuf,
@@ -37,12 +42,36 @@ pub enum Call {
         length: u64,
         to: PathBuf,
         to_offset: u64,
+        #[serde(default)]
+        flags: i32,
+    },
+    /// `copy_file_range(2)` from the start of one file to the start of another.
+    CopyRange {
+        from: PathBuf,
+        to: PathBuf,
+        length: u64,
     },
     Pwrite {
         path: PathBuf,
         offset: u64,
         length: u64,
     },
+}
+
+impl Call {
+    /// The same on descriptions opened with O_NONBLOCK; `None` for a call that takes a path.
+    pub fn nonblocking(mut self) -> Option<Call> {
+        match &mut self {
+            Call::Ftruncate { flags, .. }
+            | Call::Fallocate { flags, .. }
+            | Call::CloneRange { flags, .. } => *flags |= libc::O_NONBLOCK,
+            Call::Truncate { .. }
+            | Call::OpenTruncate { .. }
+            | Call::CopyRange { .. }
+            | Call::Pwrite { .. } => return None,
+        }
+        Some(self)
+    }
 }
 
 /// A request. Files, mappings and memory regions go by names the driver chooses.
@@ -75,6 +104,11 @@ pub enum Request {
     },
     GetLease {
         name: String,
+    },
+    /// `fcntl(F_SETSIG)`.
+    SetSignal {
+        name: String,
+        signal: i32,
     },
     /// `mmap`: of a file, or anonymous. `inside` places it over part of an earlier mapping.
     Map {

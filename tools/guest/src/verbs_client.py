@@ -27,6 +27,7 @@ from pyverbs.wr import SGE, SendWR
 
 DEVICE, GID_INDEX = sys.argv[1], int(sys.argv[2])
 F_SETLEASE, F_GETLEASE = 1024, 1025
+SYS_PIDFD_GETFD = 438
 FICLONERANGE = 0x4020940D
 CHUNK = 1 << 18
 
@@ -79,7 +80,7 @@ class Link:
         cap = QPCap(max_send_wr=32, max_recv_wr=1, max_send_sge=1, max_recv_sge=1)
         self.pair = [QP(pd, QPInitAttr(qp_type=e.IBV_QPT_RC, scq=self.cq, rcq=self.cq, cap=cap))
                      for _ in range(2)]
-        gid = context.query_gid(1, GID_INDEX).gid
+        gid = context.query_gid(1, GID_INDEX)
         for near, far in (self.pair, reversed(self.pair)):
             attr = QPAttr(port_num=1)
             attr.qp_access_flags = e.IBV_ACCESS_LOCAL_WRITE | e.IBV_ACCESS_REMOTE_WRITE
@@ -159,6 +160,14 @@ class Client:
     def dup(self, name, new):
         self.files[new] = os.dup(self.files[name])
         return self.files[new], 0
+
+    def take(self, pid, fd, name):
+        pidfd = os.pidfd_open(pid)
+        try:
+            self.files[name], ns = timed(libc.syscall, SYS_PIDFD_GETFD, pidfd, fd, 0)
+        finally:
+            os.close(pidfd)
+        return self.files[name], ns
 
     def set_lease(self, name, argument):
         return timed_python(fcntl.fcntl, self.files[name], F_SETLEASE, argument)
@@ -252,15 +261,15 @@ class Client:
     def do(self, call, **args):
         return getattr(self, 'do_' + call)(**args)
 
-    def _on(self, path, action):
-        fd, _ = timed_python(os.open, path, os.O_RDWR)
+    def _on(self, path, action, flags=0):
+        fd, _ = timed_python(os.open, path, os.O_RDWR | flags)
         try:
             return action(fd)
         finally:
             os.close(fd)
 
-    def do_ftruncate(self, path, size):
-        return self._on(path, lambda fd: timed(libc.ftruncate, fd, size))
+    def do_ftruncate(self, path, size, flags=0):
+        return self._on(path, lambda fd: timed(libc.ftruncate, fd, size), flags)
 
     def do_truncate(self, path, size):
         return timed(libc.truncate, os.fsencode(path), size)
@@ -270,8 +279,8 @@ class Client:
         os.close(fd)
         return 0, ns
 
-    def do_fallocate(self, path, mode, offset, length):
-        return self._on(path, lambda fd: timed(libc.fallocate, fd, mode, offset, length))
+    def do_fallocate(self, path, mode, offset, length, flags=0):
+        return self._on(path, lambda fd: timed(libc.fallocate, fd, mode, offset, length), flags)
 
     def do_clone_range(self, **args):
         def clone(source):

@@ -14,6 +14,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+/// Linux's own, and not in the libc crate.
+const F_SETSIG: i32 = 10;
+
 #[derive(Default)]
 struct Worker {
     files: BTreeMap<String, OwnedFd>,
@@ -169,6 +172,11 @@ impl Worker {
                 });
                 reply.value = value.into();
                 reply
+            }
+            Request::SetSignal { name, signal } => {
+                let fd = self.fd(&name)?;
+                // SAFETY: F_SETSIG takes an int.
+                timed(|| check(unsafe { libc::fcntl(fd, F_SETSIG, signal) }).map(drop))
             }
             Request::Fsync { name } => {
                 let fd = self.fd(&name)?;

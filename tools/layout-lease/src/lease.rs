@@ -36,8 +36,8 @@ impl LeaseKind {
     #[must_use]
     pub fn as_raw(self) -> i32 {
         match self {
-            LeaseKind::Shared => i32::from(libc::F_RDLCK as i16),
-            LeaseKind::Sole => i32::from(libc::F_WRLCK as i16),
+            LeaseKind::Shared => libc::F_RDLCK,
+            LeaseKind::Sole => libc::F_WRLCK,
         }
     }
 }
@@ -57,9 +57,9 @@ impl Lease {
     /// Values no kernel gives are an error of [`Call::Get`] with `EINVAL`.
     pub fn from_raw(value: i32) -> Result<Option<Lease>, Error> {
         let kind = match value & 0xff {
-            v if v == libc::F_UNLCK as i32 => return Ok(None),
-            v if v == libc::F_RDLCK as i32 => LeaseKind::Shared,
-            v if v == libc::F_WRLCK as i32 => LeaseKind::Sole,
+            v if v == libc::F_UNLCK => return Ok(None),
+            v if v == libc::F_RDLCK => LeaseKind::Shared,
+            v if v == libc::F_WRLCK => LeaseKind::Sole,
             _ => return Err(Error::new(Call::Get, libc::EINVAL)),
         };
         let flags = LeaseFlags::from_bits_retain(value & !0xff);
@@ -119,7 +119,7 @@ pub fn get_lease<Fd: AsFd>(fd: Fd) -> Result<Option<Lease>, Error> {
 /// # Errors
 /// `EAGAIN` where the description holds no lease.
 pub fn release<Fd: AsFd>(fd: Fd) -> Result<(), Error> {
-    set_lease_raw(fd, libc::F_UNLCK as i32).map_err(|errno| Error::new(Call::Release, errno))
+    set_lease_raw(fd, libc::F_UNLCK).map_err(|errno| Error::new(Call::Release, errno))
 }
 
 #[cfg(test)]
@@ -130,21 +130,19 @@ mod tests {
     fn values_are_those_of_the_contract() {
         assert_eq!(F_LAYOUT, 0x100);
         assert_eq!(F_EXCLUSIVE, 0x200);
-        assert_eq!(LeaseKind::Shared.as_raw(), libc::F_RDLCK as i32);
-        assert_eq!(LeaseKind::Sole.as_raw(), libc::F_WRLCK as i32);
+        assert_eq!(LeaseKind::Shared.as_raw(), libc::F_RDLCK);
+        assert_eq!(LeaseKind::Sole.as_raw(), libc::F_WRLCK);
     }
 
     #[test]
     fn raw_values_become_leases() {
-        assert_eq!(Lease::from_raw(libc::F_UNLCK as i32), Ok(None));
-        let sole = Lease::from_raw(libc::F_WRLCK as i32 | F_LAYOUT | F_EXCLUSIVE)
+        assert_eq!(Lease::from_raw(libc::F_UNLCK), Ok(None));
+        let sole = Lease::from_raw(libc::F_WRLCK | F_LAYOUT | F_EXCLUSIVE)
             .unwrap()
             .unwrap();
         assert_eq!(sole.kind, LeaseKind::Sole);
         assert!(sole.allows_pins());
-        let shared = Lease::from_raw(libc::F_RDLCK as i32 | F_LAYOUT)
-            .unwrap()
-            .unwrap();
+        let shared = Lease::from_raw(libc::F_RDLCK | F_LAYOUT).unwrap().unwrap();
         assert_eq!(shared.kind, LeaseKind::Shared);
         assert!(!shared.allows_pins());
         assert!(Lease::from_raw(0x7f).is_err());

@@ -134,7 +134,7 @@ impl Demo {
         mut other: Client,
     ) -> anyhow::Result<()> {
         let group = "lease released";
-        let reply = holder.set_lease("file", libc::F_UNLCK as i32);
+        let reply = holder.set_lease("file", libc::F_UNLCK);
         self.errno(fs.name(), group, "release while pinned", 0, reply)?;
         let reply = holder.reg("second", "map", ELSEWHERE.offset - (1 << 20), 65536);
         let step = "a second registration";

@@ -16,8 +16,7 @@ use anyhow::Context;
 use std::path::{Path, PathBuf};
 
 /// The contract's argument for an exclusive lease any number of processes may hold.
-pub const EXCLUSIVE: i32 =
-    libc::F_RDLCK as i32 | layout_lease::F_LAYOUT | layout_lease::F_EXCLUSIVE;
+pub const EXCLUSIVE: i32 = libc::F_RDLCK | layout_lease::F_LAYOUT | layout_lease::F_EXCLUSIVE;
 
 /// What to show, and where to.
 #[derive(Debug, clap::Args)]

@@ -1,9 +1,176 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Tests of the contract.
-/// Which tests.
+//! Tests of the contract: one group for each area and filesystem, each test on files of its own.
+
+mod breaking;
+mod env;
+mod holding;
+mod layout;
+mod lease;
+mod lifetime;
+mod pins;
+mod regions;
+
+use crate::ktap::{Outcome, Writer};
+use crate::kunit::glob;
+use crate::setup::Fs;
+use env::{Env, Skip};
+use std::path::PathBuf;
+use std::sync::mpsc::{channel, RecvTimeoutError};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a test may take in all; each request has its own, shorter limit.
+const LIMIT: Duration = Duration::from_secs(90);
+
+/// Which tests, and where the results go.
 #[derive(Debug, clap::Args)]
-pub struct Options {}
-/// Runs.
-pub fn run(_: &Options) -> anyhow::Result<bool> {
-    Ok(true)
+pub struct Options {
+    /// Where the results go, as KTAP
+    #[arg(long, value_name = "FILE")]
+    ktap: PathBuf,
+    /// Only tests whose area.fs.name matches; `*` stands for anything
+    #[arg(long, value_name = "GLOB", default_value = "*")]
+    filter: String,
+    /// Which filesystem, more than once for several [default: xfs and ext4]
+    #[arg(long, value_enum)]
+    fs: Vec<Fs>,
+    /// Print the tests' names and end
+    #[arg(long)]
+    list: bool,
+}
+
+type Check = Arc<dyn Fn(&Env) -> anyhow::Result<()> + Send + Sync>;
+
+/// A test and its name.
+struct Test {
+    name: String,
+    check: Check,
+}
+
+impl Test {
+    fn new(
+        name: impl Into<String>,
+        check: impl Fn(&Env) -> anyhow::Result<()> + Send + Sync + 'static,
+    ) -> Test {
+        Test {
+            name: name.into(),
+            check: Arc::new(check),
+        }
+    }
+}
+
+/// A list of tests from functions, each under its own name.
+macro_rules! tests {
+    ($($name:ident),* $(,)?) => {
+        vec![$($crate::tests::Test::new(stringify!($name), $name)),*]
+    };
+}
+use tests;
+
+/// An area of the contract.
+type Area = (&'static str, fn(Fs) -> Vec<Test>);
+
+const AREAS: [Area; 7] = [
+    ("lease", lease::tests),
+    ("holding", holding::tests),
+    ("breaking", breaking::tests),
+    ("pins", pins::tests),
+    ("regions", regions::tests),
+    ("lifetime", lifetime::tests),
+    ("layout", layout::tests),
+];
+
+/// Runs what the filter leaves; whether nothing failed.
+pub fn run(options: &Options) -> anyhow::Result<bool> {
+    let chosen = if options.fs.is_empty() {
+        &Fs::ALL[..]
+    } else {
+        &options.fs
+    };
+    let mut groups = Vec::new();
+    for &fs in chosen {
+        for (area, tests) in AREAS {
+            let name = format!("{area}.{}", fs.name());
+            let mut tests = tests(fs);
+            tests.retain(|test| glob(&options.filter, &format!("{name}.{}", test.name)));
+            if !tests.is_empty() {
+                groups.push((fs, name, tests));
+            }
+        }
+    }
+    anyhow::ensure!(!groups.is_empty(), "no test matches {}", options.filter);
+    if options.list {
+        for (_, group, tests) in &groups {
+            for test in tests {
+                println!("{group}.{}", test.name);
+            }
+        }
+        return Ok(true);
+    }
+    let mut writer = Writer::create(&options.ktap, groups.len())?;
+    let mut env: Option<Arc<Env>> = None;
+    for (fs, group, tests) in groups {
+        if env.as_ref().is_none_or(|env| env.fs != fs) {
+            // The one before is unmounted first: its tests are over.
+            drop(env.take());
+            env = Some(Arc::new(Env::new(fs)?));
+        }
+        let Some(env) = &env else { continue };
+        writer.begin(&group, tests.len())?;
+        for test in tests {
+            let begun = Instant::now();
+            let outcome = bounded(env, &test);
+            let (word, why) = match &outcome {
+                Outcome::Pass => ("ok  ", ""),
+                Outcome::Skip(why) => ("skip", why.as_str()),
+                Outcome::Fail(why) => ("FAIL", why.as_str()),
+            };
+            let seconds = begun.elapsed().as_secs_f64();
+            println!("{word} {seconds:6.2} {group}.{} {why}", test.name);
+            writer.test(&test.name, &outcome)?;
+        }
+        writer.end(&group)?;
+    }
+    let (passed, failed, skipped) = writer.totals;
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    Ok(failed == 0)
+}
+
+/// Runs a test in a thread of its own, which is left behind should it never end.
+fn bounded(env: &Arc<Env>, test: &Test) -> Outcome {
+    let (sender, receiver) = channel();
+    let (thread_env, check) = (env.clone(), test.check.clone());
+    std::thread::spawn(move || {
+        let result = check(&thread_env);
+        drop(thread_env);
+        let _ = sender.send(result);
+    });
+    match receiver.recv_timeout(LIMIT) {
+        Ok(Ok(())) => Outcome::Pass,
+        Ok(Err(error)) => match error.downcast_ref::<Skip>() {
+            Some(skip) => Outcome::Skip(skip.0.clone()),
+            None => Outcome::Fail(format!("{error:#}")),
+        },
+        Err(RecvTimeoutError::Timeout) => Outcome::Fail(format!("hung for {} s", LIMIT.as_secs())),
+        Err(RecvTimeoutError::Disconnected) => Outcome::Fail("the test panicked".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod unit_tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_one_word() {
+        for fs in Fs::ALL {
+            for (area, tests) in AREAS {
+                let tests = tests(fs);
+                let names: std::collections::HashSet<_> =
+                    tests.iter().map(|test| test.name.clone()).collect();
+                assert_eq!(names.len(), tests.len(), "{area}");
+                let odd = |c: char| !(c.is_ascii_alphanumeric() || "._".contains(c));
+                assert!(!names.iter().any(|name| name.contains(odd)), "{area}");
+            }
+        }
+    }
 }

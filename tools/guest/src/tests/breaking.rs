@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A layout lease that is not exclusive is broken by a layout change: signal, wait, go on.
+
+use super::env::{
+    getlease_is, lease_is, must_be, nonblocking_op_is, op_is, Env, EXCLUSIVE, PINNED, SHARED, SIZE,
+    SOLE, UNLCK,
+};
+use super::{tests, Test};
+use crate::client::Client;
+use crate::names::errno_name;
+use crate::ops::{Op, SUBTRACTIVE};
+use crate::protocol::Request;
+use crate::setup::Fs;
+use crate::snapshot::Snapshot;
+use crate::trial::Expect;
+use anyhow::{bail, ensure};
+use std::time::Duration;
+
+pub fn tests(fs: Fs) -> Vec<Test> {
+    let mut list = tests![
+        no_setlease_while_breaking,
+        signal_of_choice,
+        lease_break_time,
+        exclusive_holder_spares_the_others,
+        own_lease_is_not_broken,
+    ];
+    for op in SUBTRACTIVE.into_iter().filter(|op| op.exists_on(fs)) {
+        list.push(Test::new(format!("waits.{}", op.slug()), move |env| {
+            waits(env, op)
+        }));
+        // These two take a path and always wait.
+        if !matches!(op, Op::Truncate | Op::OpenTruncate) {
+            let name = format!("nonblock.{}", op.slug());
+            list.push(Test::new(name, move |env| nonblock(env, op)));
+        }
+    }
+    list
+}
+
+fn signalled(holder: &mut Client, signal: i32, milliseconds: u64) -> anyhow::Result<bool> {
+    let reply = holder.must(Request::WaitSignal {
+        signal,
+        milliseconds,
+    })?;
+    Ok(reply.value == i64::from(signal))
+}
+
+/// The holder is told, the change waits, and goes on when the lease is released.
+fn waits(env: &Env, op: Op) -> anyhow::Result<()> {
+    let files = env.pair()?;
+    let mut holder = env.worker()?;
+    let mut other = env.worker()?;
+    holder.open("file", &files.0)?;
+    lease_is(&mut holder, "file", SHARED, 0, "a breakable lease")?;
+    let before = Snapshot::take(&files.0)?;
+    let call = op.call(&files.0, &files.1, SIZE, PINNED);
+    other.send(&Request::Do(call))?;
+    ensure!(
+        signalled(&mut holder, libc::SIGIO, 10_000)?,
+        "no SIGIO for the holder"
+    );
+    getlease_is(&mut holder, "file", UNLCK, "while a break is pending")?;
+    if let Some(early) = other.receive_within(Duration::from_millis(100))? {
+        bail!("did not wait for the holder: {}", errno_name(early.errno));
+    }
+    if let Some(what) = before.difference(&Snapshot::take(&files.0)?) {
+        bail!("changed before the lease was released: {what}");
+    }
+    lease_is(&mut holder, "file", UNLCK, 0, "release")?;
+    must_be(&other.receive()?, 0, "after the release")?;
+    ensure!(
+        before != Snapshot::take(&files.0)? || op == Op::ReflinkFrom,
+        "nothing changed"
+    );
+    Ok(())
+}
+
+/// A nonblocking caller is told at once; the holder is signalled all the same.
+fn nonblock(env: &Env, op: Op) -> anyhow::Result<()> {
+    let files = env.pair()?;
+    let mut holder = env.worker()?;
+    let mut other = env.worker()?;
+    holder.open("file", &files.0)?;
+    lease_is(&mut holder, "file", SHARED, 0, "a breakable lease")?;
+    let expect = Expect::Refused(libc::EWOULDBLOCK);
+    nonblocking_op_is(&mut other, op, &files, PINNED, expect)?;
+    ensure!(
+        signalled(&mut holder, libc::SIGIO, 5000)?,
+        "no SIGIO for the holder"
+    );
+    lease_is(&mut holder, "file", UNLCK, 0, "release")?;
+    nonblocking_op_is(&mut other, op, &files, PINNED, Expect::Succeeds)
+}
+
+fn no_setlease_while_breaking(env: &Env) -> anyhow::Result<()> {
+    let files = env.pair()?;
+    let mut holder = env.worker()?;
+    let mut other = env.worker()?;
+    holder.open("file", &files.0)?;
+    lease_is(&mut holder, "file", SHARED, 0, "a breakable lease")?;
+    other.send(&Request::Do(
+        Op::Punch.call(&files.0, &files.1, SIZE, PINNED),
+    ))?;
+    ensure!(
+        signalled(&mut holder, libc::SIGIO, 10_000)?,
+        "no SIGIO for the holder"
+    );
+    for lease in [SHARED, SOLE, SHARED | EXCLUSIVE, SOLE | EXCLUSIVE] {
+        lease_is(
+            &mut holder,
+            "file",
+            lease,
+            libc::EAGAIN,
+            "while it is being broken",
+        )?;
+    }
+    lease_is(&mut holder, "file", UNLCK, 0, "release")?;
+    must_be(&other.receive()?, 0, "after the release")
+}
+
+fn signal_of_choice(env: &Env) -> anyhow::Result<()> {
+    let files = env.pair()?;
+    let mut holder = env.worker()?;
+    let mut other = env.worker()?;
+    holder.open("file", &files.0)?;
+    holder.must(Request::SetSignal {
+        name: "file".to_owned(),
+        signal: libc::SIGUSR1,
+    })?;
+    lease_is(&mut holder, "file", SHARED, 0, "a breakable lease")?;
+    let expect = Expect::Refused(libc::EWOULDBLOCK);
+    nonblocking_op_is(&mut other, Op::Ftruncate, &files, PINNED, expect)?;
+    ensure!(
+        signalled(&mut holder, libc::SIGUSR1, 5000)?,
+        "no SIGUSR1 for the holder"
+    );
+    Ok(())
+}
+
+/// A holder that does nothing is waited for only so long.
+fn lease_break_time(env: &Env) -> anyhow::Result<()> {
+    const SYSCTL: &str = "/proc/sys/fs/lease-break-time";
+    let files = env.pair()?;
+    let mut holder = env.worker()?;
+    let mut other = env.worker()?;
+    holder.open("file", &files.0)?;
+    lease_is(&mut holder, "file", SHARED, 0, "a breakable lease")?;
+    let before = std::fs::read_to_string(SYSCTL)?;
+    std::fs::write(SYSCTL, "2")?;
+    let reply = other.call(&Op::Ftruncate.call(&files.0, &files.1, SIZE, PINNED));
+    std::fs::write(SYSCTL, before)?;
+    let reply = reply?;
+    must_be(&reply, 0, "when lease-break-time is over")?;
+    let seconds = Duration::from_nanos(reply.ns).as_secs_f64();
+    ensure!(
+        (1.0..10.0).contains(&seconds),
+        "waited {seconds:.1} s, not 2"
+    );
+    getlease_is(&mut holder, "file", UNLCK, "after the break")
+}
+
+/// Refusals are looked for first: a refused change breaks and signals nobody.
+fn exclusive_holder_spares_the_others(env: &Env) -> anyhow::Result<()> {
+    let files = env.pair()?;
+    let (mut breakable, mut exclusive) = (env.worker()?, env.worker()?);
+    breakable.open("file", &files.0)?;
+    exclusive.open("file", &files.0)?;
+    lease_is(&mut breakable, "file", SHARED, 0, "a breakable lease")?;
+    lease_is(
+        &mut exclusive,
+        "file",
+        SHARED | EXCLUSIVE,
+        0,
+        "an exclusive lease",
+    )?;
+    let mut other = env.worker()?;
+    for op in [Op::Ftruncate, Op::Punch] {
+        let refused = Expect::Refused(libc::ETXTBSY);
+        op_is(&mut other, op, &files, PINNED, refused, "another process")?;
+    }
+    ensure!(
+        !signalled(&mut breakable, libc::SIGIO, 100)?,
+        "the other holder was signalled"
+    );
+    getlease_is(&mut breakable, "file", SHARED, "after refusals")
+}
+
+fn own_lease_is_not_broken(env: &Env) -> anyhow::Result<()> {
+    let files = env.pair()?;
+    let mut holder = env.worker()?;
+    holder.open("file", &files.0)?;
+    lease_is(&mut holder, "file", SOLE, 0, "a breakable lease")?;
+    op_is(
+        &mut holder,
+        Op::Punch,
+        &files,
+        PINNED,
+        Expect::Succeeds,
+        "the holder",
+    )?;
+    ensure!(
+        !signalled(&mut holder, libc::SIGIO, 100)?,
+        "the holder was signalled"
+    );
+    getlease_is(&mut holder, "file", SOLE, "after one's own change")
+}

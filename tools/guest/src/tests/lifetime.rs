@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How long a pin lasts, and what it keeps: the description, the inode, the mount; and durable data.
+
+use super::env::{lease_is, must_be, op_is, Env, EXCLUSIVE, PINNED, SHARED, SIZE};
+use super::{tests, Test};
+use crate::names::errno_name;
+use crate::ops::Op;
+use crate::pins::{count, find, Wanted};
+use crate::protocol::{pattern, Request};
+use crate::setup::Fs;
+use crate::trace::{covered, inode, Writeback};
+use crate::trial::Expect;
+use anyhow::{anyhow, bail, ensure};
+use std::time::Duration;
+
+const REFUSED: Expect = Expect::Refused(libc::ETXTBSY);
+
+pub fn tests(_: Fs) -> Vec<Test> {
+    tests![
+        close_and_unmap_are_free,
+        pin_keeps_the_lease_of_a_closed_description,
+        exit_drops_everything,
+        killed_process_drops_everything,
+        unlink_under_a_pin,
+        pin_keeps_the_mount,
+        dma_then_fsync,
+        dma_then_fsync_twice,
+        data_survives_a_refused_change,
+    ]
+}
+
+fn pinned_still(pid: u32, path: &std::path::Path) -> anyhow::Result<()> {
+    let wanted = Wanted {
+        path,
+        span: PINNED,
+        writable: true,
+    };
+    find(pid, wanted).map_err(|error| anyhow!(error))?;
+    Ok(())
+}
+
+fn close_and_unmap_are_free(env: &Env) -> anyhow::Result<()> {
+    let files = env.pair()?;
+    let mut client = env.verbs()?;
+    client.pin(&files.0)?;
+    let unmap = client.must(Request::Unmap {
+        map: "map".to_owned(),
+    })?;
+    let close = client.must(Request::Close {
+        name: "file".to_owned(),
+    })?;
+    for (what, reply) in [("munmap", unmap), ("close", close)] {
+        let time = Duration::from_nanos(reply.ns);
+        ensure!(time < crate::trial::AT_ONCE, "{what} took {time:?}");
+    }
+    pinned_still(client.pid(), &files.0)?;
+    let mut other = env.worker()?;
+    op_is(
+        &mut other,
+        Op::Ftruncate,
+        &files,
+        PINNED,
+        REFUSED,
+        "nothing but the pin is left",
+    )?;
+    client.dereg("pin")?;
+    op_is(
+        &mut other,
+        Op::Ftruncate,
+        &files,
+        PINNED,
+        Expect::Succeeds,
+        "and now not even that",
+    )
+}
+
+/// The description lives while a pin holds it, and the lease with it.
+fn pin_keeps_the_lease_of_a_closed_description(env: &Env) -> anyhow::Result<()> {
+    let file = env.file()?;
+    let mut client = env.verbs()?;
+    client.pin(&file)?;
+    client.must(Request::Unmap {
+        map: "map".to_owned(),
+    })?;
+    client.close("file")?;
+    let mut other = env.worker()?;
+    other.open("file", &file)?;
+    let sole = super::env::SOLE;
+    lease_is(
+        &mut other,
+        "file",
+        sole,
+        libc::EAGAIN,
+        "the pinned description's lease is there",
+    )?;
+    client.dereg("pin")?;
+    let deadline = std::time::Instant::now() + Duration::from_secs(5);
+    loop {
+        let reply = other.set_lease("file", sole)?;
+        if reply.errno != libc::EAGAIN || std::time::Instant::now() > deadline {
+            return must_be(&reply, 0, "a sole lease after the last pin");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn exit_drops_everything(env: &Env) -> anyhow::Result<()> {
+    let files = env.pair()?;
+    let mut client = env.verbs()?;
+    client.pin(&files.0)?;
+    let mut other = env.worker()?;
+    op_is(
+        &mut other,
+        Op::Punch,
+        &files,
+        PINNED,
+        REFUSED,
+        "while the client lives",
+    )?;
+    client.end()?;
+    op_is(
+        &mut other,
+        Op::Punch,
+        &files,
+        PINNED,
+        Expect::Succeeds,
+        "after its end",
+    )
+}
+
+fn killed_process_drops_everything(env: &Env) -> anyhow::Result<()> {
+    let files = env.pair()?;
+    let mut client = env.verbs()?;
+    client.pin(&files.0)?;
+    // SAFETY: a signal to a child of this process, which is not reaped before `end`.
+    unsafe { libc::kill(i32::try_from(client.pid())?, libc::SIGKILL) };
+    client.end()?;
+    let what = "after the client was killed";
+    op_is(
+        &mut env.worker()?,
+        Op::Ftruncate,
+        &files,
+        PINNED,
+        Expect::Succeeds,
+        what,
+    )
+}
+
+fn unlink_under_a_pin(env: &Env) -> anyhow::Result<()> {
+    let file = env.file()?;
+    let mut client = env.verbs()?;
+    client.pin(&file)?;
+    let begun = std::time::Instant::now();
+    std::fs::remove_file(&file)?;
+    let time = begun.elapsed();
+    ensure!(time < crate::trial::AT_ONCE, "unlink took {time:?}");
+    let mut deleted = file.clone().into_os_string();
+    deleted.push(" (deleted)");
+    pinned_still(client.pid(), deleted.as_ref())?;
+    client.map_anonymous("memory", PINNED.length)?;
+    must_be(
+        &client.reg("source", "memory", 0, PINNED.length)?,
+        0,
+        "anonymous memory",
+    )?;
+    let reply = client.ask(Request::RdmaWrite {
+        from: "source".to_owned(),
+        to: "pin".to_owned(),
+        length: PINNED.length,
+    })?;
+    must_be(&reply, 0, "RDMA into the unlinked file")?;
+    client.dereg("pin")?;
+    ensure!(
+        count(client.pid(), deleted.as_ref()) == Ok(0),
+        "still listed after deregistration"
+    );
+    Ok(())
+}
+
+fn pin_keeps_the_mount(env: &Env) -> anyhow::Result<()> {
+    let file = env.file()?;
+    let mut client = env.verbs()?;
+    client.pin(&file)?;
+    client.must(Request::Unmap {
+        map: "map".to_owned(),
+    })?;
+    client.close("file")?;
+    let mounted = env.mounted();
+    let flags = rustix::mount::UnmountFlags::empty();
+    match rustix::mount::unmount(&mounted.root, flags) {
+        Err(rustix::io::Errno::BUSY) => Ok(()),
+        Err(error) => bail!("umount: {}", errno_name(error.raw_os_error())),
+        Ok(()) => {
+            let mut mounted = mounted;
+            mounted.mount()?;
+            bail!("unmounted under a pin")
+        }
+    }
+}
+
+/// A client with a pin on the whole file and a source full of a pattern.
+fn receiver<'a>(env: &'a Env, file: &std::path::Path) -> anyhow::Result<super::env::Verbs<'a>> {
+    let mut client = env.verbs()?;
+    client.lease_and_map(file, SHARED | EXCLUSIVE)?;
+    must_be(&client.reg("target", "map", 0, SIZE)?, 0, "the whole file")?;
+    client.map_anonymous("memory", SIZE)?;
+    must_be(&client.reg("source", "memory", 0, SIZE)?, 0, "the source")?;
+    Ok(client)
+}
+
+fn transfer_and_fsync(
+    client: &mut crate::client::Client,
+    file: &std::path::Path,
+    seed: u32,
+) -> anyhow::Result<()> {
+    client.must(Request::Fill {
+        map: "memory".to_owned(),
+        offset: 0,
+        length: SIZE,
+        seed,
+    })?;
+    let trace = Writeback::on()?;
+    client.must(Request::RdmaWrite {
+        from: "source".to_owned(),
+        to: "target".to_owned(),
+        length: SIZE,
+    })?;
+    client.must(Request::Fsync {
+        name: "file".to_owned(),
+    })?;
+    let bytes = covered(&trace.flushed()?, inode(file)?, 0, SIZE);
+    ensure!(
+        bytes == SIZE,
+        "fsync after the DMA flushed {bytes} of {SIZE} bytes"
+    );
+    let found = std::fs::read(file)?;
+    ensure!(
+        found == pattern(seed, usize::try_from(SIZE)?),
+        "read(2) finds other bytes"
+    );
+    Ok(())
+}
+
+/// The entries were cleaned before the transfer: the fsync after it must flush them all the same.
+fn dma_then_fsync(env: &Env) -> anyhow::Result<()> {
+    let file = env.file()?;
+    let mut client = receiver(env, &file)?;
+    client.must(Request::Fsync {
+        name: "file".to_owned(),
+    })?;
+    transfer_and_fsync(&mut client, &file, 11)
+}
+
+fn dma_then_fsync_twice(env: &Env) -> anyhow::Result<()> {
+    let file = env.file()?;
+    let mut client = receiver(env, &file)?;
+    for seed in 21..24 {
+        transfer_and_fsync(&mut client, &file, seed)?;
+    }
+    Ok(())
+}
+
+/// What was refused has not cut the device off: the next transfer lands in the file.
+fn data_survives_a_refused_change(env: &Env) -> anyhow::Result<()> {
+    let files = env.pair()?;
+    let mut client = receiver(env, &files.0)?;
+    for op in [Op::Ftruncate, Op::Punch, Op::Collapse, Op::OpenTruncate] {
+        op_is(&mut client, op, &files, PINNED, REFUSED, "the holder")?;
+    }
+    transfer_and_fsync(&mut client, &files.0, 31)
+}
