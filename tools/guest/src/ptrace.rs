@@ -5,6 +5,7 @@ use anyhow::{bail, Context};
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 /// What the program got to see.
@@ -44,23 +45,38 @@ pub fn watch(mut command: Command, limit: Duration) -> anyhow::Result<Seen> {
     let mut child = command
         .spawn()
         .with_context(|| format!("cannot start {command:?}"))?;
-    let result = follow(&child, limit);
+    let pid = libc::pid_t::try_from(child.id())?;
+    let (over, ended) = std::sync::mpsc::channel::<()>();
+    let watchdog = std::thread::spawn(move || {
+        let late = ended.recv_timeout(limit) == Err(RecvTimeoutError::Timeout);
+        if late {
+            // SAFETY: a signal to a child of this process.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+        }
+        late
+    });
+    let result = follow(&child);
+    drop(over);
+    let late = watchdog.join().unwrap_or(false);
     if result.is_err() {
         let _ = child.kill();
         let _ = child.wait();
     }
+    anyhow::ensure!(
+        !late,
+        "hung: the traced program did not end within {limit:?}"
+    );
     result
 }
 
-fn follow(child: &Child, limit: Duration) -> anyhow::Result<Seen> {
+fn follow(child: &Child) -> anyhow::Result<Seen> {
     let pid = libc::pid_t::try_from(child.id())?;
-    let deadline = Instant::now() + limit;
     let mut seen = Seen::default();
     let mut last_refusal = None;
     let mut entered: Option<Entered> = None;
     let mut first_stop = true;
     loop {
-        let status = wait(pid, deadline)?;
+        let status = wait(pid)?;
         if libc::WIFEXITED(status) || libc::WIFSIGNALED(status) {
             seen.success = libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0;
             return Ok(seen);
@@ -113,24 +129,13 @@ fn request(what: libc::c_uint, pid: libc::pid_t, data: i32) -> anyhow::Result<()
     Ok(())
 }
 
-fn wait(pid: libc::pid_t, deadline: Instant) -> anyhow::Result<i32> {
+fn wait(pid: libc::pid_t) -> anyhow::Result<i32> {
     let mut status = 0;
-    let mut pause = Duration::from_micros(20);
-    loop {
-        // SAFETY: the status outlives the call.
-        let got = unsafe { libc::waitpid(pid, &mut status, libc::WNOHANG | libc::__WALL) };
-        if got == pid {
-            return Ok(status);
-        }
-        if got < 0 {
-            return Err(std::io::Error::last_os_error()).context("waitpid");
-        }
-        if Instant::now() > deadline {
-            bail!("hung: the traced program did not end");
-        }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(2));
+    // SAFETY: the status outlives the call.
+    if unsafe { libc::waitpid(pid, &mut status, libc::__WALL) } < 0 {
+        return Err(std::io::Error::last_os_error()).context("waitpid");
     }
+    Ok(status)
 }
 
 enum Stop {

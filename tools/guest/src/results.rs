@@ -21,10 +21,10 @@ pub struct Row {
     pub expected: String,
     /// What happened.
     pub got: String,
-    /// The errno of the call, 0 for none.
-    pub errno: i32,
+    /// The errno of the call, 0 for success; nothing where the step is not one call.
+    pub errno: Option<i32>,
     /// How long the call took.
-    pub nanoseconds: u64,
+    pub nanoseconds: Option<u64>,
     /// Whether that is what the contract says.
     pub ok: bool,
 }

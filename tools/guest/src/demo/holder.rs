@@ -30,12 +30,21 @@ impl Demo {
         holder.open("file", &file)?;
         holder.map_shared("map", "file", SIZE)?;
         holder.map_anonymous("memory", PINNED.length)?;
-        let group = "our client";
+        let group = "our client, exclusive lease";
         let reply = holder.set_lease("file", EXCLUSIVE);
         self.errno(fs, group, "takes an exclusive lease", 0, reply)?;
         let reply = holder.reg("pin", "map", PINNED.offset, PINNED.length);
         let registered = reply.as_ref().is_ok_and(|reply| reply.errno == 0);
         self.errno(fs, group, "registers part of the file", 0, reply)?;
+        let wanted = Wanted {
+            path: &file,
+            span: PINNED,
+            writable: true,
+        };
+        let expected = same_name(&file, " 524288-1048575 rw, of an uverbs descriptor");
+        let listed = find(holder.pid(), wanted);
+        self.finding(fs, group, "/proc/PID/file_pins", &expected, listed)?;
+
         holder.reg("source", "memory", 0, PINNED.length)?;
         if registered {
             let (from, to, length) = ("source".to_owned(), "pin".to_owned(), PINNED.length);
@@ -50,21 +59,6 @@ impl Demo {
 
         self.on_the_pinned_range(mounted.fs, files, &mut holder, &mut other)?;
 
-        let wanted = Wanted {
-            path: &file,
-            span: PINNED,
-            writable: true,
-        };
-        let expected = same_name(&file, " 524288-1048575 rw, of an uverbs descriptor");
-        let listed = find(holder.pid(), wanted);
-        self.finding(
-            fs,
-            "/proc/PID/file_pins",
-            "names owner, file, range",
-            &expected,
-            listed,
-        )?;
-
         self.beside_the_pin(fs, files, &mut holder, &mut other)?;
         let found = if registered {
             let sent = holder.ask(Request::StreamStop)?;
@@ -75,7 +69,13 @@ impl Demo {
         } else {
             Err("nothing registered".to_owned())
         };
-        self.finding(fs, group, "received all the while", "received", found)?;
+        self.finding(
+            fs,
+            "unpinned range",
+            "RDMA received all the while",
+            "received",
+            found,
+        )?;
         self.prepare_verbs_client()?;
         self.after_release(mounted.fs, files, holder, other)
     }
@@ -87,12 +87,15 @@ impl Demo {
         holder: &mut Client,
         other: &mut Client,
     ) -> anyhow::Result<()> {
-        for op in SUBTRACTIVE {
-            if op.exists_on(fs) && op != Op::Truncate {
-                let verdict = attempt(holder, op, files, PINNED, REFUSED);
-                self.trial(fs.name(), "the holder", op.title(), verdict)?;
-                let verdict = attempt(other, op, files, PINNED, REFUSED);
-                self.trial(fs.name(), "another process", op.title(), verdict)?;
+        for (group, who) in [
+            ("pinned range, the holder", holder),
+            ("pinned range, another process", other),
+        ] {
+            for op in SUBTRACTIVE {
+                if op.exists_on(fs) && op != Op::Truncate {
+                    let verdict = attempt(who, op, files, PINNED, REFUSED);
+                    self.trial(fs.name(), group, op.title(), verdict)?;
+                }
             }
         }
         Ok(())

@@ -15,11 +15,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-const SIZE: u64 = 2 << 20;
+const SIZE: u64 = 512 << 10;
 /// What perftest maps and registers: two buffers of 64 KiB at the beginning of the file.
 const BUFFER: Span = Span::new(0, 128 << 10);
 /// How long the transfer lasts: the layout changes tried under it take a few seconds.
-const SECONDS: u32 = 12;
+const SECONDS: u32 = 10;
 
 fn client_arguments(rdma: &Rdma, port: u16, seconds: u32, file: &Path) -> Vec<String> {
     let mut list = arguments(rdma, port, seconds, Some(file));
@@ -35,7 +35,7 @@ impl Demo {
         verbs: &mut Client,
     ) -> anyhow::Result<()> {
         let fs = mounted.fs.name();
-        let group = "without a lease";
+        let group = "perftest, no lease";
         let file = mounted.file("unleased", SIZE)?;
         let (_server, port) = server(&self.rdma, 2)?;
         let mut command = Command::new(PROGRAM);
@@ -64,7 +64,7 @@ impl Demo {
     /// The transfer under the lease, and everything another process tries while it runs.
     pub(super) fn transfer(&mut self, mounted: &Mounted) -> anyhow::Result<()> {
         let fs = mounted.fs.name();
-        let group = "exclusive lease";
+        let group = "perftest, exclusive lease";
         let file = mounted.file("sent", SIZE)?;
         let partner = mounted.file("partner", SIZE)?;
         let files = Files {
@@ -80,12 +80,22 @@ impl Demo {
         command.args(client_arguments(&self.rdma, port, SECONDS, &file));
         let mut client = Side::start(command, "client")?;
         let step = "daxpin lease --exclusive, ib_write_bw --mmap";
-        let found = if transfer_began(&self.rdma, &mut client) {
+        let began = transfer_began(&self.rdma, &mut client);
+        let found = if began {
             Ok("transfers".to_owned())
         } else {
             Err(client.end(Duration::ZERO)?.complaint().to_owned())
         };
         self.finding(fs, group, step, "transfers", found)?;
+
+        let wanted = Wanted {
+            path: &file,
+            span: BUFFER,
+            writable: true,
+        };
+        let expected = super::same_name(&file, " 0-131071 rw, of an uverbs descriptor");
+        let listed = find(client.pid(), wanted);
+        self.finding(fs, group, "/proc/PID/file_pins", &expected, listed)?;
 
         let before = self.rdma.packets();
         for op in SUBTRACTIVE {
@@ -97,24 +107,10 @@ impl Demo {
                     BUFFER,
                     Expect::Refused(libc::ETXTBSY),
                 );
-                self.trial(fs, "another process", op.title(), verdict)?;
+                self.trial(fs, "meanwhile, another process", op.title(), verdict)?;
             }
         }
-        let wanted = Wanted {
-            path: &file,
-            span: BUFFER,
-            writable: true,
-        };
-        let expected = super::same_name(&file, " 0-131071 rw, of an uverbs descriptor");
-        let listed = find(client.pid(), wanted);
-        self.finding(
-            fs,
-            "/proc/PID/file_pins",
-            "names owner, file, range",
-            &expected,
-            listed,
-        )?;
-
+        let group = "perftest, to its end";
         let moved = self.rdma.packets() - before;
         let found = match (client.runs(), moved) {
             (true, 1..) => Ok(format!("still transfers, {moved} packets sent meanwhile")),
@@ -125,7 +121,7 @@ impl Demo {
         self.finding(
             fs,
             group,
-            "all of that under the transfer",
+            "all of that during the transfer",
             "still transfers",
             found,
         )?;
@@ -134,11 +130,11 @@ impl Demo {
             Some(rate) if ended.success => Ok(format!("ends well, {rate:.1} MB/s")),
             _ => Err(ended.complaint().to_owned()),
         };
-        self.finding(fs, group, "the transfer to its end", "ends well", found)?;
-        server.end(Duration::from_secs(10))?;
+        self.finding(fs, group, "the transfer", "ends well", found)?;
+        server.end(Duration::from_secs(if began { 10 } else { 0 }))?;
 
         let verdict = attempt(&mut other, Op::Ftruncate, files, BUFFER, Expect::Succeeds);
-        self.trial(fs, "client ended", "another process: ftruncate", verdict)?;
+        self.trial(fs, group, "then another process: ftruncate", verdict)?;
         other.end()
     }
 
@@ -146,16 +142,16 @@ impl Demo {
     pub(super) fn on_an_unleased_file(&mut self, mounted: &Mounted) -> anyhow::Result<()> {
         let fs = mounted.fs.name();
         let mut other = Client::worker()?;
-        let partner = mounted.file("free-partner", SIZE / 2)?;
+        let partner = mounted.file("free-partner", SIZE)?;
         for op in SUBTRACTIVE {
             if op.exists_on(mounted.fs) && op != Op::Truncate {
-                let file = mounted.file(&format!("free-{}", op.slug()), SIZE / 2)?;
+                let file = mounted.file(&format!("free-{}", op.slug()), SIZE)?;
                 let files = Files {
                     file: &file,
                     partner: &partner,
                 };
                 let verdict = attempt(&mut other, op, files, BUFFER, Expect::Succeeds);
-                self.trial(fs, "no lease, no pin", op.title(), verdict)?;
+                self.trial(fs, "a file without lease or pin", op.title(), verdict)?;
             }
         }
         other.end()

@@ -47,6 +47,8 @@ impl std::error::Error for Skip {}
 pub struct Env {
     /// Which filesystem.
     pub fs: Fs,
+    /// The launcher.
+    pub daxpin: PathBuf,
     mounted: Mutex<Mounted>,
     rdma: Rdma,
     /// Verbs clients at rest; starting one takes seconds on an emulated CPU.
@@ -60,11 +62,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Env {
     /// A fresh filesystem and the RDMA device.
-    pub fn new(fs: Fs) -> anyhow::Result<Env> {
+    pub fn new(fs: Fs, daxpin: PathBuf) -> anyhow::Result<Env> {
         let rdma = Rdma::ready()?;
         let idle = vec![Client::verbs(rdma.device, rdma.gid_index)?];
         Ok(Env {
             fs,
+            daxpin,
             mounted: Mutex::new(Mounted::fresh(fs)?),
             rdma,
             idle: Mutex::new(idle),

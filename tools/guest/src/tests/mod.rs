@@ -4,6 +4,7 @@
 mod breaking;
 mod env;
 mod holding;
+mod launcher;
 mod layout;
 mod lease;
 mod lifetime;
@@ -34,6 +35,9 @@ pub struct Options {
     /// Which filesystem, more than once for several [default: xfs and ext4]
     #[arg(long, value_enum)]
     fs: Vec<Fs>,
+    /// The launcher that takes leases [default: beside this program]
+    #[arg(long, value_name = "PATH")]
+    daxpin: Option<PathBuf>,
     /// Print the tests' names and end
     #[arg(long)]
     list: bool,
@@ -70,7 +74,7 @@ use tests;
 /// An area of the contract.
 type Area = (&'static str, fn(Fs) -> Vec<Test>);
 
-const AREAS: [Area; 7] = [
+const AREAS: [Area; 8] = [
     ("lease", lease::tests),
     ("holding", holding::tests),
     ("breaking", breaking::tests),
@@ -78,6 +82,7 @@ const AREAS: [Area; 7] = [
     ("regions", regions::tests),
     ("lifetime", lifetime::tests),
     ("layout", layout::tests),
+    ("launcher", launcher::tests),
 ];
 
 /// Runs what the filter leaves; whether nothing failed.
@@ -107,13 +112,17 @@ pub fn run(options: &Options) -> anyhow::Result<bool> {
         }
         return Ok(true);
     }
+    let launcher = match &options.daxpin {
+        Some(path) => path.clone(),
+        None => std::env::current_exe()?.with_file_name("daxpin"),
+    };
     let mut writer = Writer::create(&options.ktap, groups.len())?;
     let mut env: Option<Arc<Env>> = None;
     for (fs, group, tests) in groups {
         if env.as_ref().is_none_or(|env| env.fs != fs) {
             // The one before is unmounted first: its tests are over.
             drop(env.take());
-            env = Some(Arc::new(Env::new(fs)?));
+            env = Some(Arc::new(Env::new(fs, launcher.clone())?));
         }
         let Some(env) = &env else { continue };
         writer.begin(&group, tests.len())?;
