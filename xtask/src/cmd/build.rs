@@ -3,11 +3,14 @@
 
 use super::{apply, setup};
 use crate::env::Ctx;
+use crate::error::{Failure, Kind};
 use crate::kernel::make;
 use crate::kernel::profile::Profile;
 use crate::kernel::tree::Tree;
-use anyhow::{ensure, Result};
+use anyhow::Result;
 use clap::Args;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
@@ -41,11 +44,7 @@ pub fn run(ctx: &Ctx, opts: &Opts) -> Result<()> {
 pub fn image(ctx: &Ctx, profile: Profile, logs: &Path) -> Result<PathBuf> {
     setup::ensure(ctx)?;
     if let Some(image) = &ctx.global.kernel {
-        ensure!(
-            image.is_file(),
-            "--kernel {}: no such file",
-            image.display()
-        );
+        check_image(image)?;
         return Ok(image.clone());
     }
     let tree = apply::ensure(ctx)?.unwrap_or_else(|| Tree {
@@ -54,4 +53,38 @@ pub fn image(ctx: &Ctx, profile: Profile, logs: &Path) -> Result<PathBuf> {
         base: "base".into(),
     });
     make::build(ctx, &tree, profile, logs)
+}
+
+/// A file that is no kernel would boot into minutes of silence.
+fn check_image(path: &Path) -> Result<()> {
+    let bad = |why: &str| Failure::of(Kind::Setup, format!("--kernel {}: {why}", path.display()));
+    let mut header = [0; 0x206];
+    File::open(path)
+        .and_then(|mut f| f.read_exact(&mut header))
+        .map_err(|e| bad(&format!("cannot read it: {e}")))?;
+    if &header[0x202..] != b"HdrS" {
+        return Err(bad(
+            "not a kernel image (a bzImage is wanted, from arch/x86/boot/)",
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_kernel_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bzImage");
+        let e = |p: &Path| check_image(p).unwrap_err().to_string();
+        assert!(e(&path).contains("cannot read it"));
+        let mut image = vec![0; 4096];
+        std::fs::write(&path, &image).unwrap();
+        assert!(e(&path).contains("not a kernel image"));
+        image[0x202..0x206].copy_from_slice(b"HdrS");
+        std::fs::write(&path, &image).unwrap();
+        check_image(&path).unwrap();
+    }
 }

@@ -35,7 +35,7 @@ pub fn run(ctx: &Ctx, opts: &Opts) -> Result<()> {
             .flatten()
         {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let ours = ["base-", "bindgen-", "rust-src-", ".tmp-"];
+            let ours = ["base-", "bindgen-", "rust-src-", "qemu-that-", ".tmp-"];
             if ours.iter().any(|p| name.starts_with(p)) || name.ends_with(".lock") {
                 gone.push(entry.path());
             }

@@ -237,12 +237,14 @@ fn rust_src(ctx: &Ctx) -> Result<()> {
     let rustc = tools::rustc_version(ctx)?;
     let package = &ctx.base.debian.rust_src_package;
     let by_hand = "use a toolchain that can have it: `rustup component add rust-src`";
-    let archive = Archive::open(ctx).context(by_hand)?;
+    let archive = Archive::open(ctx).context("cannot get rust-src from Debian's archive")?;
     if ctx.global.dry_run {
         println!("apt-get download {package}   # the version for rustc {rustc}");
         return Ok(());
     }
-    let versions = archive.versions(package)?;
+    let mut versions = archive.versions(package)?;
+    versions.sort();
+    versions.dedup();
     let Some(version) = matching_rust_src(&versions, &rustc) else {
         bail!(
             "no rust-src for rustc {rustc}: {} has {}\n  remedy: {by_hand}, or make one of these \

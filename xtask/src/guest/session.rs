@@ -9,13 +9,15 @@ use crate::ui::proc::{quote, Running};
 use crate::ui::signals;
 use anyhow::{bail, Context, Result};
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{IsTerminal, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 /// How long the kernel may take to user space. Twenty seconds is usual without KVM.
 const BOOT: Duration = Duration::from_secs(180);
+/// How long until its first line. It is there within a second or two when there is one at all.
+const FIRST_LINE: Duration = Duration::from_secs(60);
 /// How long a dead kernel may go on writing its backtrace.
 const LAST_WORDS: Duration = Duration::from_secs(4);
 /// Between two looks.
@@ -87,8 +89,7 @@ impl Session<'_> {
         let cmd = vm.command(ctx)?;
         if ctx.global.dry_run {
             println!("{cmd}");
-            if crate::env::tools::virtme_run(ctx).exists() && self.image.exists() {
-                fs::create_dir_all(&shared)?;
+            if crate::env::tools::venv_stamp(ctx).exists() {
                 println!("{}", vm.qemu_line(ctx)?);
             }
             return Ok(Outcome {
@@ -106,7 +107,8 @@ impl Session<'_> {
             File::create(&serial).with_context(|| format!("cannot write {}", serial.display()))?;
         let mut child = cmd.spawn(|c| {
             c.stdout(Stdio::null()).stderr(console_file);
-            if self.attached {
+            // A terminal stays ours: QEMU, in the background, would be stopped for reading it.
+            if self.attached && !std::io::stdin().is_terminal() {
                 c.stdin(Stdio::inherit());
             }
         })?;
@@ -184,8 +186,9 @@ impl Session<'_> {
             trouble = if console.dead.is_some() {
                 let since = *died.get_or_insert_with(Instant::now);
                 (since.elapsed() > LAST_WORDS).then(String::new)
-            } else if !booted && started.elapsed() > BOOT {
-                Some(never_booted(console.size(), serial))
+            } else if !booted && started.elapsed() > if console.started { BOOT } else { FIRST_LINE }
+            {
+                Some(never_booted(&console, serial))
             } else if booted && heard.1.elapsed() > self.silence {
                 Some(format!(
                     "the guest is stuck: nothing new for {} s",
@@ -211,14 +214,14 @@ impl Session<'_> {
         let status = fs::read_to_string(shared.join("status")).ok();
         let status = status.and_then(|s| s.trim().parse().ok());
         if status.is_none() && trouble.is_none() && !shared.join("booted").exists() {
-            if console.size() == 0 || !tail(serial, 400).contains("Linux version") {
+            if !console.started {
                 bail!(
                     "the guest did not start, see {}:\n{}",
                     serial.display(),
                     tail(serial, 8)
                 );
             }
-            trouble = Some(never_booted(console.size(), serial));
+            trouble = Some(never_booted(&console, serial));
         }
         let trouble = match (console.verdict(), trouble) {
             (Some(line), _) => Some(format!("the kernel is in trouble: {line}")),
@@ -228,17 +231,16 @@ impl Session<'_> {
     }
 }
 
-fn never_booted(console: u64, serial: &Path) -> String {
-    if console == 0 {
-        format!(
-            "the guest never booted: not one line on its console in {} s (is the image a bzImage \
-             for x86-64?)",
-            BOOT.as_secs()
-        )
-    } else {
+fn never_booted(console: &Console, serial: &Path) -> String {
+    if console.started {
         format!(
             "the guest never got to user space; its last lines:\n{}",
             tail(serial, 6)
+        )
+    } else {
+        format!(
+            "the guest never booted: the kernel wrote nothing to its console in {} s",
+            FIRST_LINE.as_secs()
         )
     }
 }

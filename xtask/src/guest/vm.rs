@@ -70,13 +70,28 @@ impl Vm<'_> {
         Ok(cmd)
     }
 
-    /// What QEMU would be started with, as virtme-ng says.
+    /// What QEMU would be started with, as virtme-ng says. It wants image and directory to exist;
+    /// in a dry run before the first build others stand in for them.
     pub fn qemu_line(&self, ctx: &Ctx) -> Result<String> {
-        let out = self
+        let tmp = tempfile::tempdir().context("cannot make a temporary directory")?;
+        let image = tmp.path().join("bzImage");
+        std::fs::write(&image, "").context("cannot write a temporary file")?;
+        let stand_in = Vm {
+            image: &image,
+            shared: tmp.path(),
+            script: self.script.clone(),
+        };
+        let out = stand_in
             .command(ctx)?
             .args(["--show-command", "--dry-run"])
             .output()?;
-        Ok(out.lines().last().unwrap_or_default().to_string())
+        let line = out.lines().last().unwrap_or_default();
+        let dir = |p: &Path| p.display().to_string();
+        // The directory's name appears without its first slash as well.
+        let (from, to) = (dir(tmp.path()), dir(self.shared));
+        Ok(line
+            .replace(&dir(&image), &dir(self.image))
+            .replace(&from[1..], &to[1..]))
     }
 }
 

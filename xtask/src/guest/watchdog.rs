@@ -70,6 +70,8 @@ pub struct Console {
     path: PathBuf,
     offset: u64,
     partial: Vec<u8>,
+    /// Has the kernel written anything?
+    pub started: bool,
     /// The first line that says the kernel is in trouble.
     pub splat: Option<String>,
     /// The first line that says it is dead.
@@ -83,6 +85,7 @@ impl Console {
             path: path.into(),
             offset: 0,
             partial: vec![],
+            started: false,
             splat: None,
             dead: None,
         }
@@ -114,6 +117,7 @@ impl Console {
             .map(|l| l.trim_end_matches('\r').to_string())
             .collect();
         for l in &lines {
+            self.started |= l.contains("Linux version");
             match judge(l) {
                 Some(Severity::Dead) => {
                     self.dead.get_or_insert_with(|| l.clone());
