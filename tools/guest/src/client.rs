@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// How long a request may take before its process is killed and reported as hung.
 pub const HUNG: Duration = Duration::from_secs(20);
+/// The first answer may take longer: Python starts from a cold cache on an emulated CPU.
+const STARTED: Duration = Duration::from_secs(120);
 const VERBS_CLIENT: &str = include_str!("verbs_client.py");
 
 /// A process under the driver's command.
@@ -19,6 +21,7 @@ pub struct Client {
     child: Child,
     stdin: Option<ChildStdin>,
     replies: Receiver<String>,
+    patience: Duration,
 }
 
 impl Client {
@@ -56,6 +59,7 @@ impl Client {
             child,
             stdin,
             replies,
+            patience: STARTED,
         })
     }
 
@@ -91,12 +95,13 @@ impl Client {
 
     /// The answer to the request sent last; kills the process when it hangs.
     pub fn receive(&mut self) -> anyhow::Result<Reply> {
-        match self.receive_within(HUNG)? {
+        let patience = std::mem::replace(&mut self.patience, HUNG);
+        match self.receive_within(patience)? {
             Some(reply) if reply.errno == libc::EPROTO => Err(anyhow!("{}", reply.text)),
             Some(reply) => Ok(reply),
             None => {
                 let _ = self.child.kill();
-                bail!("hung: no answer within {} s", HUNG.as_secs())
+                bail!("hung: no answer within {} s", patience.as_secs())
             }
         }
     }
@@ -255,3 +260,5 @@ pub const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
 pub const WRITE: u32 = 3;
 /// `IBV_ACCESS_REMOTE_READ`: the region is only read.
 pub const READ: u32 = 4;
+/// `IBV_ACCESS_ON_DEMAND`: pages are faulted in when the device needs them, and not pinned.
+pub const ON_DEMAND: u32 = 1 << 6;

@@ -3,15 +3,12 @@
 
 use super::env::{lease_is, must_be, Env, EXCLUSIVE, PINNED, SHARED, SIZE, SOLE, UNLCK};
 use super::{tests, Test};
-use crate::client::{Client, READ, RW, WRITE};
+use crate::client::{Client, ON_DEMAND, READ, RW, WRITE};
 use crate::pins::{count, find, Wanted};
 use crate::protocol::Request;
 use crate::setup::Fs;
 use anyhow::{anyhow, ensure};
 use std::path::Path;
-
-/// `IBV_ACCESS_ON_DEMAND`.
-const ON_DEMAND: u32 = 1 << 6;
 
 pub fn tests(_: Fs) -> Vec<Test> {
     tests![
