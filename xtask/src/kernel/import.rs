@@ -20,15 +20,34 @@ use std::process::Stdio;
 pub const BASE_BRANCH: &str = "base";
 /// The list, inside the base repository, of files that differ from upstream's.
 const PATCHED_LIST: &str = "debian-patched.txt";
+/// Where Debian's addition to `.gitignore` begins: it ignores every new file, which would keep them
+/// out of commits and builds without a word.
+const IGNORE_ALL: &str = "#\n# Debian packaging: ignore everything";
 /// Author, committer and date of the base commit: fixed, so that its hash is.
 const IDENTITY: &str = "Linux base <base@localhost> 1767225600 +0000";
 /// Files in a kernel release, about; for the progress line only.
 const ABOUT_FILES: usize = 93_000;
 
-/// The files Debian patched in the base of the cache; empty when that is upstream's tarball.
-pub fn debian_patched(base_git: &Path) -> Vec<String> {
+/// The files that are Debian's, not upstream's, in commit `base` of the tree at `dir`: those the
+/// cache knows to be patched, as far as they are the same there.
+pub fn debian_patched(base_git: &Path, dir: &Path, base: &str) -> Vec<String> {
     let text = fs::read_to_string(base_git.join(PATCHED_LIST)).unwrap_or_default();
-    text.lines().map(str::to_string).collect()
+    let paths: Vec<&str> = text.lines().collect();
+    if paths.is_empty() {
+        return vec![];
+    }
+    let list = |dir: &Path, commit: &str| -> Vec<String> {
+        let cmd = Cmd::git(dir).args(["ls-tree", commit, "--"]).args(&paths);
+        cmd.output()
+            .unwrap_or_default()
+            .lines()
+            .map(str::to_string)
+            .collect()
+    };
+    let patched = list(base_git, BASE_BRANCH);
+    let same = list(dir, base).into_iter().filter(|l| patched.contains(l));
+    same.filter_map(|l| Some(l.split_once('\t')?.1.to_string()))
+        .collect()
 }
 
 /// Imports a tarball as `dest`. `patched` says that it is Debian's variant.
@@ -156,6 +175,24 @@ fn convert(
         );
         let path = path.to_string();
         match entry.header().entry_type() {
+            tar::EntryType::Regular if path == ".gitignore" => {
+                let mut text = String::new();
+                entry
+                    .read_to_string(&mut text)
+                    .context("reading .gitignore")?;
+                let ours = text.find(IGNORE_ALL);
+                let text = &text[..ours.unwrap_or(text.len())];
+                let text = if ours.is_some() {
+                    text.trim_end().to_string() + "\n"
+                } else {
+                    text.into()
+                };
+                write!(out, "M 100644 inline {path}\ndata {}\n{text}\n", text.len())?;
+                if ours.is_some() {
+                    // Upstream's again.
+                    continue;
+                }
+            }
             tar::EntryType::Regular | tar::EntryType::Continuous => {
                 let executable = entry.header().mode()? & 0o100 != 0;
                 let mode = if executable { "100755" } else { "100644" };
@@ -227,6 +264,27 @@ mod tests {
         assert!(out.contains("M 120000 inline link\ndata 7\nCOPYING\n"));
         assert!(out.ends_with("done\n"));
         assert_eq!(newer_than_release(&times).unwrap(), ["mm/memory.c"]);
+    }
+
+    #[test]
+    fn debians_ignoring_of_everything_is_taken_out() {
+        let mut b = tar::Builder::new(vec![]);
+        let text = format!("*.o\n\n{IGNORE_ALL} at the top level\n#\n/*\n!/debian/\n");
+        let mut h = tar::Header::new_gnu();
+        h.set_mode(0o644);
+        h.set_mtime(200);
+        h.set_size(text.len() as u64);
+        b.append_data(&mut h, "linux-7/.gitignore", text.as_bytes())
+            .unwrap();
+        let tar = b.into_inner().unwrap();
+        let mut out = vec![];
+        let times = convert(&tar[..], &mut out, "Linux 7\n", &mut |_| {}).unwrap();
+        let out = String::from_utf8(out).unwrap();
+        assert!(
+            out.contains("M 100644 inline .gitignore\ndata 4\n*.o\n\n"),
+            "{out}"
+        );
+        assert!(times.is_empty());
     }
 
     #[test]

@@ -172,29 +172,11 @@ pub fn does_not_apply(patch: &Path, cause: &anyhow::Error) -> anyhow::Error {
 
 /// Formats the commits `base..tip` of the tree at `linux` into `out`, and the list of them.
 pub fn format(linux: &Path, base: &str, tip: &str, out: &Path) -> Result<Vec<String>> {
+    // What the user has configured must not show in the files.
     let cmd = Cmd::git(linux)
-        .args([
-            "-c",
-            "diff.algorithm=myers",
-            "-c",
-            "diff.renames=true",
-            "-c",
-            "core.quotePath=on",
-        ])
-        .args([
-            "-c",
-            "format.attach=false",
-            "-c",
-            "format.from=false",
-            "-c",
-            "format.notes=false",
-        ])
-        .args([
-            "-c",
-            "diff.noprefix=false",
-            "-c",
-            "diff.mnemonicPrefix=false",
-        ])
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .args(["-c", "diff.algorithm=myers", "-c", "diff.renames=true"])
         .args([
             "format-patch",
             "-q",
@@ -203,19 +185,20 @@ pub fn format(linux: &Path, base: &str, tip: &str, out: &Path) -> Result<Vec<Str
             "--no-signature",
         ])
         .args([
+            "--no-attach",
             "--no-thread",
             "--abbrev=12",
             "--no-cover-letter",
             "--no-base",
-            "--no-color",
         ])
         .args([
+            "--no-notes",
             "--no-to",
             "--no-cc",
             "--no-add-header",
             "--subject-prefix=PATCH",
-            "-o",
         ])
+        .args(["--encode-email-headers", "-o"])
         .arg(out)
         .arg(format!("{base}..{tip}"));
     cmd.output()?;

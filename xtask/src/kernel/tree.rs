@@ -124,18 +124,11 @@ impl Tree {
 
     /// The files Debian patched in this tree's base, if it was made from Debian's patched source.
     pub fn debian_patched(&self, ctx: &Ctx) -> Vec<String> {
-        let git = ctx.cache.base_git(&ctx.base.base.version);
-        let same = |r: &Path, c: &str| {
-            Cmd::git(r)
-                .args(["rev-parse", &format!("{c}^{{tree}}")])
-                .output()
-                .ok()
-        };
-        if git.exists() && same(&git, BASE_BRANCH) == same(&self.dir, &self.base) {
-            debian_patched(&git)
-        } else {
-            vec![]
-        }
+        debian_patched(
+            &ctx.cache.base_git(&ctx.base.base.version),
+            &self.dir,
+            &self.base,
+        )
     }
 
     /// Compares the tree with `patches/`; gives the tree hash the patches make, if they apply.
