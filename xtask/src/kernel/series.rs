@@ -159,6 +159,13 @@ impl Bench {
 
 /// The error for a patch that does not apply.
 pub fn does_not_apply(patch: &Path, cause: &anyhow::Error) -> anyhow::Error {
+    let cause = cause.to_string();
+    // The hints git gives are for a tree that stays in the middle of it; ours does not.
+    let mut told: Vec<&str> = cause.lines().filter(|l| l.starts_with("error:")).collect();
+    if told.is_empty() {
+        told = cause.lines().collect();
+    }
+    let cause = told.join("\n");
     Failure::of(
         Kind::Setup,
         format!(

@@ -141,7 +141,10 @@ impl Tree {
                 .output()
         };
         let Some(tip) = self.tip() else {
-            return Ok((Status::Pristine, want.ok()));
+            return match want {
+                Err(e) if ctx.global.linux.is_none() => Err(e),
+                want => Ok((Status::Pristine, want.ok())),
+            };
         };
         let have = tree_of(&tip)?;
         if want.as_ref().is_ok_and(|w| *w == have) {
