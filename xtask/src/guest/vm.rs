@@ -11,6 +11,10 @@ use std::path::{Path, PathBuf};
 /// memory QEMU's q35 machine has RAM there. Lower, a region looks like a device that loses writes.
 const MEMORY: &str = "4G";
 const PMEM: [&str; 2] = ["memmap=512M!4G", "memmap=512M!4608M"];
+/// An emulated processor that is not scheduled for a while looks like an unstable clock. The kernel
+/// would switch to another one, and patch its code while the other processor runs it, which
+/// emulation does not always survive ("Oops: int3").
+const STABLE_CLOCK: &str = "tsc=reliable";
 /// Directories the guest may write to, the changes going to memory.
 const OVERLAYS: [&str; 8] = [
     "/etc", "/lib", "/home", "/opt", "/srv", "/usr", "/var", "/tmp",
@@ -59,7 +63,7 @@ impl Vm<'_> {
         if !ctx.global.kvm {
             cmd = cmd.arg("--disable-kvm");
         }
-        for option in PMEM {
+        for option in PMEM.into_iter().chain([STABLE_CLOCK]) {
             cmd = cmd.args(["--kopt", option]);
         }
         if let Some(script) = &self.script {
