@@ -109,12 +109,7 @@ fn host_commands(ctx: &Ctx) -> [(&'static str, Cmd); 3] {
 fn host(ctx: &Ctx, logs: &Path, tally: &mut Tally) -> Result<()> {
     for (name, cmd) in host_commands(ctx) {
         let mut step = ctx.ui.step(name);
-        let mut text = String::new();
-        let status = cmd.lines(|l| {
-            text.push_str(l);
-            text.push('\n');
-            step.line(l);
-        })?;
+        let (status, text) = step.run(&cmd)?;
         let log = logs.join(format!("{}.log", name.replace(' ', "-")));
         std::fs::write(&log, &text).with_context(|| format!("cannot write {}", log.display()))?;
         let mut cases = if name == "unit tests" {

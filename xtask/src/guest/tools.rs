@@ -45,12 +45,7 @@ pub fn build(ctx: &Ctx, logs: &Path) -> Result<Tools> {
         return Ok(tools);
     }
     let mut step = ctx.ui.step("building the guest's programs");
-    let mut text = String::new();
-    let status = cmd.lines(|l| {
-        text.push_str(l);
-        text.push('\n');
-        step.line(l);
-    })?;
+    let (status, text) = step.run(&cmd)?;
     std::fs::write(logs.join("tools.log"), &text).context("cannot write tools.log")?;
     if !status.success() {
         bail!("`{cmd}` failed\n{}", last_lines(&text, 20));

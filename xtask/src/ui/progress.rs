@@ -2,8 +2,11 @@
 //! Progress of long work: a line that moves and a window of the last lines on a terminal, plain
 //! lines at a bounded rate elsewhere.
 
+use super::proc::Cmd;
+use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::VecDeque;
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 /// Lines in the scrolling window.
@@ -88,6 +91,17 @@ impl Step {
         self.window
             .push_back(console::strip_ansi_codes(line).into_owned());
         self.redraw();
+    }
+
+    /// Runs `cmd`, shows what it writes in the window, and returns that with its status.
+    pub fn run(&mut self, cmd: &Cmd) -> Result<(ExitStatus, String)> {
+        let mut text = String::new();
+        let status = cmd.lines(|l| {
+            text.push_str(l);
+            text.push('\n');
+            self.line(l);
+        })?;
+        Ok((status, text))
     }
 
     fn redraw(&mut self) {
