@@ -69,6 +69,7 @@ enum Command {
     Shell(cmd::shell::Opts),
     #[command(subcommand)]
     Series(cmd::series::Opts),
+    Variants(cmd::variants::Opts),
     Clean(cmd::clean::Opts),
 }
 
@@ -87,6 +88,7 @@ impl Cli {
             Command::Run(o) => cmd::run::run(&ctx, &o),
             Command::Shell(o) => cmd::shell::run(&ctx, &o),
             Command::Series(o) => cmd::series::run(&ctx, &o),
+            Command::Variants(o) => cmd::variants::run(&ctx, &o),
             Command::Clean(o) => cmd::clean::run(&ctx, &o),
         }
     }

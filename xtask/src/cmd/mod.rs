@@ -12,3 +12,4 @@ pub mod setup;
 pub mod shell;
 pub mod source;
 pub mod test;
+pub mod variants;

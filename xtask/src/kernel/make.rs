@@ -2,17 +2,16 @@
 //! Configuring and building a kernel in the cache.
 
 use super::config;
+use super::kbuild;
 use super::objects::{self, Counter};
 use super::profile::Profile;
 use super::snapshot::{self, State};
 use super::tree::Tree;
 use crate::env::cache::{require_space, sha256_text, write_atomic};
-use crate::env::{tools, Ctx};
-use crate::error::{Failure, Kind};
-use crate::ui::proc::{last_lines, Cmd};
-use anyhow::{bail, Context, Result};
+use crate::env::Ctx;
+use crate::ui::proc::Cmd;
+use anyhow::{Context, Result};
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// A configured source tree and where it builds.
@@ -61,41 +60,9 @@ pub fn build(ctx: &Ctx, tree: &Tree, profile: Profile, logs: &Path) -> Result<Pa
 }
 
 impl Build<'_> {
-    /// `make` with everything that must be the same each time.
     fn make(&self, targets: &[&str]) -> Result<Cmd> {
-        let rustc = tools::rustc_version(self.ctx)?;
-        let lib_src = tools::rust_lib_src(self.ctx, &rustc).unwrap_or_else(|| {
-            self.ctx
-                .cache
-                .rust_src(&rustc)
-                .join(format!("usr/src/rustc-{rustc}/library"))
-        });
-        let libclang = tools::libclang_dir().unwrap_or_else(|| "/usr/lib/llvm-19/lib".into());
-        Ok(Cmd::new("make")
-            .env("LIBCLANG_PATH", libclang)
-            .env("CCACHE_DIR", self.ctx.cache.ccache())
-            .env("CCACHE_BASEDIR", &self.ctx.cache.dir)
-            .env("CCACHE_NOHASHDIR", "1")
-            .env("CCACHE_MAXSIZE", "5G")
-            .env("LC_ALL", "C.UTF-8")
-            .arg("-C")
-            .arg(&self.src)
-            .arg(format!("O={}", self.dir.display()))
-            .arg(format!("-j{}", self.ctx.jobs()))
-            .args([
-                "ARCH=x86_64",
-                "CC=ccache gcc",
-                "LOCALVERSION=",
-                "--no-print-directory",
-            ])
-            .arg(format!("BINDGEN={}", tools::bindgen(self.ctx).display()))
-            .arg(format!("RUST_LIB_SRC={}", lib_src.display()))
-            .args([
-                "KBUILD_BUILD_TIMESTAMP=Thu Jan 1 00:00:00 UTC 2026",
-                "KBUILD_BUILD_USER=u",
-            ])
-            .args(["KBUILD_BUILD_HOST=h", "KBUILD_BUILD_VERSION=1"])
-            .args(targets))
+        let args: Vec<&str> = ["ARCH=x86_64"].iter().chain(targets).copied().collect();
+        kbuild::make(self.ctx, &self.src, &self.dir, &args)
     }
 
     /// What the configuration depends on: the fragments, the tree's Kconfig files, the tools.
@@ -215,66 +182,7 @@ impl Build<'_> {
         Ok(())
     }
 
-    /// Runs make; the output goes to the log, and the error shows where the compiler complained.
-    fn run(&self, cmd: &Cmd, mut line: impl FnMut(&str)) -> Result<()> {
-        let mut log = fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&self.log)
-            .with_context(|| format!("cannot write {}", self.log.display()))?;
-        let _ = writeln!(log, "+ {cmd}");
-        if self.ctx.global.verbose {
-            eprintln!("+ {cmd}");
-        }
-        let mut text = String::new();
-        let status = cmd.lines(|l| {
-            // The log is for the reader; a full disk shows in make's own failure.
-            let _ = writeln!(log, "{l}");
-            if !objects::is_object(l) {
-                text.push_str(l);
-                text.push('\n');
-            }
-            line(l);
-        })?;
-        if status.success() {
-            return Ok(());
-        }
-        if text.contains("No space left on device") {
-            bail!(
-                "no space left in {} while building; make room, or let DAXPIN_CACHE name a \
-                 directory on a larger disk",
-                self.ctx.cache.dir.display()
-            );
-        }
-        Err(Failure::of(
-            Kind::Setup,
-            format!("`{cmd}` failed ({status})\n{}", complaints(&text)),
-        ))
-    }
-}
-
-/// The part of make's output worth showing: from the first error on.
-fn complaints(text: &str) -> String {
-    let lines: Vec<&str> = text.lines().collect();
-    let first = lines
-        .iter()
-        .position(|l| l.contains("error:") || l.contains("error[") || l.contains("*** "));
-    match first {
-        Some(i) => lines[i.saturating_sub(2)..(i + 12).min(lines.len())].join("\n"),
-        None => last_lines(text, 12),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_error_is_shown_not_the_end() {
-        let mut text = String::from("  GEN x\nmm/a.c: In function 'f':\nmm/a.c:1:2: error: boo\n");
-        text.push_str(&"make: noise\n".repeat(40));
-        let c = complaints(&text);
-        assert!(c.contains("In function") && c.contains("boo"), "{c}");
-        assert!(c.lines().count() < 16);
+    fn run(&self, cmd: &Cmd, line: impl FnMut(&str)) -> Result<()> {
+        kbuild::run(self.ctx, &self.log, cmd, line).map(drop)
     }
 }

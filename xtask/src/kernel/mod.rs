@@ -2,10 +2,13 @@
 //! The kernel: its source, the series on it, its configuration and its build.
 
 pub mod config;
+pub mod disassembly;
 pub mod import;
+pub mod kbuild;
 pub mod make;
 pub mod objects;
 pub mod profile;
 pub mod series;
 pub mod snapshot;
 pub mod tree;
+pub mod variant;

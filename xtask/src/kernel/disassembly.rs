@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Comparing functions of two objects, instruction by instruction.
+//!
+//! With the feature switched off a kernel must cost what it did before. For the functions that
+//! every workload runs, "the same" is taken literally: same instructions, same order.
+
+use crate::ui::proc::Cmd;
+use anyhow::{Context, Result};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Objects and the functions in them that are compared.
+pub const HOT: &[(&str, &[&str])] = &[
+    (
+        "mm/gup.o",
+        &[
+            "pin_user_pages_fast",
+            "get_user_pages_fast",
+            "pin_user_pages",
+            "__get_user_pages",
+            "__gup_longterm_locked",
+            "gup_fast_fallback",
+            "unpin_user_pages",
+            "unpin_user_page_range_dirty_lock",
+        ],
+    ),
+    (
+        "fs/attr.o",
+        &["notify_change", "setattr_prepare", "inode_newsize_ok"],
+    ),
+    (
+        "fs/locks.o",
+        &[
+            "posix_lock_inode",
+            "flock_lock_inode",
+            "locks_remove_file",
+            "locks_get_lock_context",
+            "lease_modify",
+            "time_out_leases",
+        ],
+    ),
+    (
+        "fs/dax.o",
+        &["dax_iomap_rw", "dax_iomap_fault", "dax_finish_sync_fault"],
+    ),
+    (
+        "fs/ext4/inode.o",
+        &["ext4_iomap_begin", "ext4_page_mkwrite", "ext4_dirty_inode"],
+    ),
+    (
+        "fs/xfs/xfs_file.o",
+        &[
+            "xfs_file_read_iter",
+            "xfs_file_write_iter",
+            "xfs_file_fsync",
+        ],
+    ),
+];
+
+/// The functions of an object, each with its instructions.
+///
+/// Addresses are left out; what a relocation refers to is in the text by its name.
+pub fn functions(object: &Path) -> Result<BTreeMap<String, String>> {
+    let text = Cmd::new("objdump")
+        .args(["-dr", "--no-show-raw-insn", "--no-addresses"])
+        .arg(object)
+        .output()
+        .with_context(|| format!("cannot disassemble {}", object.display()))?;
+    Ok(parse(&text))
+}
+
+fn parse(text: &str) -> BTreeMap<String, String> {
+    let mut out = BTreeMap::new();
+    let mut name = None;
+    for line in text.lines() {
+        if let Some(n) = line.strip_prefix('<').and_then(|l| l.strip_suffix(">:")) {
+            name = Some(n.to_string());
+            out.insert(n.to_string(), String::new());
+        } else if let Some(body) = name.as_ref().and_then(|n| out.get_mut(n)) {
+            let insn = line.trim();
+            // Padding between functions belongs to neither.
+            if !insn.is_empty() && !insn.starts_with("nop") {
+                body.push_str(&normal(insn));
+                body.push('\n');
+            }
+        }
+    }
+    out
+}
+
+/// A relocation against a section names an offset that moves with every other function: only that
+/// there is one counts.
+fn normal(insn: &str) -> String {
+    match insn.split_once(char::is_whitespace) {
+        Some((kind, target)) if kind.starts_with("R_") => {
+            let target = target.trim();
+            let symbol = target.split(['+', '-']).next().unwrap_or(target);
+            let local = symbol.starts_with('.') || symbol.starts_with("__bug_table");
+            format!("{kind} {}", if local { symbol } else { target })
+        }
+        _ => insn.split(" #").next().unwrap_or(insn).to_string(),
+    }
+}
+
+/// The named functions that differ, and those that only one of the objects has.
+pub fn different(
+    names: &[&str],
+    old: &BTreeMap<String, String>,
+    new: &BTreeMap<String, String>,
+) -> Vec<String> {
+    names
+        .iter()
+        .filter_map(|n| match (old.get(*n), new.get(*n)) {
+            (Some(a), Some(b)) if a == b => None,
+            (Some(a), Some(b)) => Some(format!(
+                "{n}: {} instructions in the base, {} with the series",
+                a.lines().count(),
+                b.lines().count()
+            )),
+            (None, None) => Some(format!("{n}: in neither object, so nothing is compared")),
+            (None, _) => Some(format!("{n}: not in the base")),
+            (_, None) => Some(format!("{n}: only in the base")),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: &str = "\nDisassembly of section .text:\n\n<f>:\n\tpush   %rbx\n\tcall   <f+0x5>\n\
+                       \t\tR_X86_64_PLT32\tg-0x4\n\tlea    0x0(%rip),%rax        # <f+0x9>\n\
+                       \t\tR_X86_64_PC32\t.rodata+0x10\n\tret\n\tnop\n<h>:\n\tret\n";
+
+    #[test]
+    fn where_data_lies_does_not_matter() {
+        let old = parse(OLD);
+        let new = parse(
+            &OLD.replace(".rodata+0x10", ".rodata+0x50")
+                .replace("<f+0x9>", "<f+0x8>"),
+        );
+        assert_eq!(old["f"].lines().count(), 6);
+        assert_eq!(different(&["f", "h"], &old, &new), Vec::<String>::new());
+    }
+
+    #[test]
+    fn another_instruction_or_callee_does() {
+        let old = parse(OLD);
+        for changed in [
+            OLD.replace("%rbx", "%rbp"),
+            OLD.replace("\tg-0x4", "\tk-0x4"),
+        ] {
+            assert_eq!(different(&["f", "h"], &old, &parse(&changed)).len(), 1);
+        }
+        assert_eq!(different(&["gone"], &old, &old).len(), 1);
+    }
+}
