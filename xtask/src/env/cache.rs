@@ -101,7 +101,7 @@ impl Cache {
     pub fn temp_dir(&self) -> Result<TempDir> {
         self.create()?;
         tempfile::Builder::new()
-            .prefix(TEMP_PREFIX)
+            .prefix(&format!("{TEMP_PREFIX}{}-", std::process::id()))
             .tempdir_in(&self.dir)
             .with_context(|| format!("cannot write to the cache {}", self.dir.display()))
     }
@@ -144,13 +144,21 @@ impl Cache {
         Ok(Lock { _file: file })
     }
 
-    /// Removes what an earlier run that was killed left behind. Call with the `cache` lock held.
+    /// Removes what an earlier run that was killed left behind, told by the process in the name.
     pub fn sweep(&self) {
         let Ok(entries) = fs::read_dir(&self.dir) else {
             return;
         };
         for entry in entries.flatten() {
-            if entry.file_name().to_string_lossy().starts_with(TEMP_PREFIX) {
+            let name = entry.file_name();
+            let Some(rest) = name.to_str().and_then(|n| n.strip_prefix(TEMP_PREFIX)) else {
+                continue;
+            };
+            let owner = rest.split_once('-').and_then(|(pid, _)| pid.parse().ok());
+            let alive = owner
+                .and_then(rustix::process::Pid::from_raw)
+                .is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok());
+            if !alive {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
@@ -275,15 +283,19 @@ mod tests {
     }
 
     #[test]
-    fn sweeping_takes_temporary_directories_only() {
+    fn sweeping_takes_what_dead_processes_left() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache {
             dir: dir.path().into(),
         };
-        fs::create_dir(dir.path().join(".tmp-abc")).unwrap();
+        // Beyond the largest pid that Linux gives out.
+        let dead = dir.path().join(".tmp-4194305-abc");
+        fs::create_dir(&dead).unwrap();
         fs::create_dir(dir.path().join("src")).unwrap();
+        let used = cache.temp_dir().unwrap();
         cache.sweep();
-        assert!(!dir.path().join(".tmp-abc").exists());
+        assert!(!dead.exists());
+        assert!(used.path().exists());
         assert!(dir.path().join("src").exists());
     }
 }

@@ -31,7 +31,7 @@ impl Profile {
 
     /// The configuration fragments in `configs/`, later ones overriding earlier ones.
     pub fn fragments(self) -> Vec<&'static str> {
-        let mut f = vec!["guest", "dax", "rdma", "trace", "feature"];
+        let mut f = vec!["guest", "dax", "rdma", "nfs", "trace", "feature"];
         match self {
             Profile::Default | Profile::Base => {}
             Profile::Off => f.push("off"),
@@ -53,6 +53,11 @@ impl Profile {
     /// May this requested symbol be unknown to the tree?
     pub fn tolerates(self, symbol: &str) -> bool {
         self == Profile::Base && symbol.starts_with("CONFIG_FILE_PINS")
+    }
+
+    /// Has this kernel layout leases and file pins?
+    pub fn has_feature(self) -> bool {
+        matches!(self, Profile::Default | Profile::Debug)
     }
 
     /// How many times slower than the default kernel this one runs, for deadlines.

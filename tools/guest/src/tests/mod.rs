@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Tests of the contract: one group for each area and filesystem, each test on files of its own.
 
+mod absent;
 mod breaking;
 mod env;
 mod holding;
@@ -38,6 +39,9 @@ pub struct Options {
     /// The launcher that takes leases [default: beside this program]
     #[arg(long, value_name = "PATH")]
     daxpin: Option<PathBuf>,
+    /// The kernel has not got the feature: test that it is as it always was
+    #[arg(long)]
+    without_feature: bool,
     /// Print the tests' names and end
     #[arg(long)]
     list: bool,
@@ -85,6 +89,9 @@ const AREAS: [Area; 8] = [
     ("launcher", launcher::tests),
 ];
 
+/// What is tested instead on a kernel without the feature.
+const AREAS_WITHOUT: [Area; 1] = [("absent", absent::tests)];
+
 /// Runs what the filter leaves; whether nothing failed.
 pub fn run(options: &Options) -> anyhow::Result<bool> {
     let chosen = if options.fs.is_empty() {
@@ -92,9 +99,14 @@ pub fn run(options: &Options) -> anyhow::Result<bool> {
     } else {
         &options.fs
     };
+    let areas = if options.without_feature {
+        &AREAS_WITHOUT[..]
+    } else {
+        &AREAS[..]
+    };
     let mut groups = Vec::new();
     for &fs in chosen {
-        for (area, tests) in AREAS {
+        for (area, tests) in areas {
             let name = format!("{area}.{}", fs.name());
             let mut tests = tests(fs);
             tests.retain(|test| glob(&options.filter, &format!("{name}.{}", test.name)));
@@ -172,7 +184,7 @@ mod unit_tests {
     #[test]
     fn names_are_unique_and_one_word() {
         for fs in Fs::ALL {
-            for (area, tests) in AREAS {
+            for (area, tests) in AREAS.into_iter().chain(AREAS_WITHOUT) {
                 let tests = tests(fs);
                 let names: std::collections::HashSet<_> =
                     tests.iter().map(|test| test.name.clone()).collect();
