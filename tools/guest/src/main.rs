@@ -14,6 +14,7 @@ mod pins;
 mod protocol;
 mod ptrace;
 mod results;
+mod rings;
 mod setup;
 mod snapshot;
 mod tests;

@@ -4,6 +4,7 @@
 use crate::calls::{carry_out, timed};
 use crate::protocol::{pattern, Reply, Request};
 use anyhow::Context;
+use io_uring::IoUring;
 use rustix::fd::{FromRawFd, OwnedFd};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
@@ -18,9 +19,10 @@ use std::process::Command;
 const F_SETSIG: i32 = 10;
 
 #[derive(Default)]
-struct Worker {
+pub(crate) struct Worker {
     files: BTreeMap<String, OwnedFd>,
     maps: BTreeMap<String, (usize, usize)>,
+    pub(crate) rings: BTreeMap<String, IoUring>,
 }
 
 /// Answers requests until stdin ends. `kept` are descriptors that came through an exec: `name=number`.
@@ -95,7 +97,7 @@ impl Worker {
         }
     }
 
-    fn fd(&self, name: &str) -> anyhow::Result<i32> {
+    pub(crate) fn fd(&self, name: &str) -> anyhow::Result<i32> {
         let fd = self
             .files
             .get(name)
@@ -103,7 +105,12 @@ impl Worker {
         Ok(fd.as_raw_fd())
     }
 
-    fn span(&self, map: &str, offset: u64, length: u64) -> anyhow::Result<(usize, usize)> {
+    pub(crate) fn span(
+        &self,
+        map: &str,
+        offset: u64,
+        length: u64,
+    ) -> anyhow::Result<(usize, usize)> {
         let (base, size) = *self
             .maps
             .get(map)
@@ -257,6 +264,7 @@ impl Worker {
                 }
             }
             Request::Do(call) => carry_out(&call),
+            Request::Ring(call) => return self.ring_call(call),
             Request::WaitSignal {
                 signal,
                 milliseconds,
@@ -272,6 +280,7 @@ impl Worker {
             Request::Fork => fork_sleeper(),
             Request::Exec => return self.exec(),
             Request::Reset => {
+                self.rings.clear();
                 for (base, length) in std::mem::take(&mut self.maps).into_values() {
                     // SAFETY: this worker's own mapping, of which it keeps no reference.
                     unsafe { libc::munmap(base as *mut c_void, length) };

@@ -11,6 +11,10 @@ mod lease;
 mod lifetime;
 mod pins;
 mod regions;
+mod ring;
+mod ring_data;
+mod ring_life;
+mod ring_pins;
 
 use crate::ktap::{Outcome, Writer};
 use crate::kunit::glob;
@@ -78,13 +82,16 @@ use tests;
 /// An area of the contract.
 type Area = (&'static str, fn(Fs) -> Vec<Test>);
 
-const AREAS: [Area; 8] = [
+const AREAS: [Area; 11] = [
     ("lease", lease::tests),
     ("holding", holding::tests),
     ("breaking", breaking::tests),
     ("pins", pins::tests),
     ("regions", regions::tests),
     ("lifetime", lifetime::tests),
+    ("ring_pins", ring_pins::tests),
+    ("ring_life", ring_life::tests),
+    ("ring_data", ring_data::tests),
     ("layout", layout::tests),
     ("launcher", launcher::tests),
 ];
