@@ -9,6 +9,9 @@ mod launcher;
 mod layout;
 mod lease;
 mod lifetime;
+mod listing;
+mod loss;
+mod namespaces;
 mod pins;
 mod regions;
 
@@ -78,7 +81,7 @@ use tests;
 /// An area of the contract.
 type Area = (&'static str, fn(Fs) -> Vec<Test>);
 
-const AREAS: [Area; 8] = [
+const AREAS: [Area; 11] = [
     ("lease", lease::tests),
     ("holding", holding::tests),
     ("breaking", breaking::tests),
@@ -86,7 +89,11 @@ const AREAS: [Area; 8] = [
     ("regions", regions::tests),
     ("lifetime", lifetime::tests),
     ("layout", layout::tests),
+    ("listing", listing::tests),
+    ("namespaces", namespaces::tests),
     ("launcher", launcher::tests),
+    // The last ones, since they take the device away.
+    ("loss", loss::tests),
 ];
 
 /// What is tested instead on a kernel without the feature.
