@@ -39,6 +39,15 @@ impl Client {
         Client::start(command, "the verbs client")
     }
 
+    /// The same, started by another program, such as `unshare`, that execs it.
+    pub fn verbs_by(starter: &[&str], device: &str, gid_index: u32) -> anyhow::Result<Client> {
+        let (program, arguments) = starter.split_first().context("no starter")?;
+        let mut command = Command::new(program);
+        command.args(arguments).arg("/usr/bin/python3");
+        command.args(["-c", VERBS_CLIENT, device, &gid_index.to_string()]);
+        Client::start(command, "the verbs client")
+    }
+
     fn start(mut command: Command, what: &str) -> anyhow::Result<Client> {
         let mut child = command
             .stdin(Stdio::piped())

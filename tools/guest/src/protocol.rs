@@ -168,6 +168,25 @@ pub enum Request {
         length: u64,
     },
     StreamStop,
+    /// Sends the uverbs descriptor to a UNIX socket, without anybody to take it out.
+    SendOwner {
+        socket: PathBuf,
+    },
+    /// That many child processes, each with an uverbs file of its own, that register one piece of the
+    /// mapping each and leave. Value is how many could.
+    Swarm {
+        map: String,
+        length: u64,
+        processes: u32,
+    },
+    /// Keeps others from tracing this process, and from looking into it (`PR_SET_DUMPABLE`).
+    Undumpable,
+    /// Reports a page of a mapping as broken hardware (`MADV_HWPOISON`).
+    Poison {
+        map: String,
+        offset: u64,
+        length: u64,
+    },
     /// Waits for a signal: value is its number, 0 when none came.
     WaitSignal {
         signal: i32,

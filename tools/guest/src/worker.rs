@@ -263,6 +263,20 @@ impl Worker {
                     ..Reply::default()
                 }
             }
+            Request::Poison {
+                map,
+                offset,
+                length,
+            } => {
+                let (at, length) = self.span(&map, offset, length)?;
+                timed(|| {
+                    // SAFETY: the span lies inside a mapping of this worker, of which it keeps no
+                    // reference.
+                    let done =
+                        unsafe { libc::madvise(at as *mut c_void, length, libc::MADV_HWPOISON) };
+                    check(done).map(drop)
+                })
+            }
             Request::Do(call) => carry_out(&call),
             Request::Ring(call) => return self.ring_call(call),
             Request::WaitSignal {

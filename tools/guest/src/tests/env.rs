@@ -117,6 +117,11 @@ impl Env {
         })
     }
 
+    /// A verbs client that is started by another program, and ends with its test.
+    pub fn verbs_by(&self, starter: &[&str]) -> anyhow::Result<Client> {
+        Client::verbs_by(starter, self.rdma.device, self.rdma.gid_index)
+    }
+
     /// A pair of files of their own.
     pub fn pair(&self) -> anyhow::Result<(PathBuf, PathBuf)> {
         Ok((self.file()?, self.file()?))
@@ -134,7 +139,9 @@ impl Verbs<'_> {
     pub fn end(mut self) -> anyhow::Result<()> {
         self.client.take().map_or(Ok(()), Client::end)
     }
+}
 
+impl Client {
     /// A verbs client with an exclusive lease, a mapping and a pin on `PINNED`.
     pub fn pin(&mut self, path: &Path) -> anyhow::Result<()> {
         self.lease_and_map(path, SHARED | EXCLUSIVE)?;
@@ -142,7 +149,7 @@ impl Verbs<'_> {
         must_be(&reply, 0, "registering with an exclusive lease")
     }
 
-    /// Opens, leases and maps a whole file under the names `file` and `map`.
+    /// Opens, leases and maps a whole file of `SIZE` or more under the names `file` and `map`.
     pub fn lease_and_map(&mut self, path: &Path, lease: i32) -> anyhow::Result<()> {
         self.open("file", path)?;
         let reply = self.set_lease("file", lease)?;

@@ -9,6 +9,9 @@ mod launcher;
 mod layout;
 mod lease;
 mod lifetime;
+mod listing;
+mod loss;
+mod namespaces;
 mod pins;
 mod regions;
 mod ring;
@@ -93,7 +96,11 @@ const AREAS: [Area; 11] = [
     ("ring_life", ring_life::tests),
     ("ring_data", ring_data::tests),
     ("layout", layout::tests),
+    ("listing", listing::tests),
+    ("namespaces", namespaces::tests),
     ("launcher", launcher::tests),
+    // The last ones, since they take the device away.
+    ("loss", loss::tests),
 ];
 
 /// What is tested instead on a kernel without the feature.
