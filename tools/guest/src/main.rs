@@ -16,9 +16,11 @@ mod ptrace;
 mod results;
 mod setup;
 mod snapshot;
+mod softdev;
 mod tests;
 mod trace;
 mod trial;
+mod uverbs;
 mod worker;
 
 use clap::{Parser, Subcommand};

@@ -5,6 +5,7 @@
 //! (`verbs_client.py`), which adds memory regions and RDMA. Whoever is asked does everything *itself*:
 //! that is how a lease's holder, and a process that is not, come to try the same thing.
 
+use crate::uverbs::Verb;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -141,6 +142,8 @@ pub enum Request {
         name: String,
     },
     Do(Call),
+    /// Something with a uverbs file, without the verbs library.
+    Verbs(Verb),
     /// Registers part of a mapping as a memory region.
     Reg {
         mr: String,

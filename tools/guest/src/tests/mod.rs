@@ -9,6 +9,7 @@ mod layout;
 mod lease;
 mod lifetime;
 mod pins;
+mod rdma;
 mod regions;
 
 use crate::ktap::{Outcome, Writer};
@@ -74,12 +75,13 @@ use tests;
 /// An area of the contract.
 type Area = (&'static str, fn(Fs) -> Vec<Test>);
 
-const AREAS: [Area; 8] = [
+const AREAS: [Area; 9] = [
     ("lease", lease::tests),
     ("holding", holding::tests),
     ("breaking", breaking::tests),
     ("pins", pins::tests),
     ("regions", regions::tests),
+    ("rdma", rdma::tests),
     ("lifetime", lifetime::tests),
     ("layout", layout::tests),
     ("launcher", launcher::tests),
