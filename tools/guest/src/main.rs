@@ -14,14 +14,17 @@ mod perftest;
 mod pins;
 mod protocol;
 mod ptrace;
+mod pyverbs;
 mod results;
 mod rings;
 mod setup;
 mod snapshot;
+mod softdev;
 mod system;
 mod tests;
 mod trace;
 mod trial;
+mod uverbs;
 mod worker;
 
 use clap::{Parser, Subcommand};
@@ -46,6 +49,8 @@ enum Command {
     Test(tests::Options),
     /// KUnit suites of the running kernel, as KTAP
     Kunit(kunit::Options),
+    /// The verbs library's own tests
+    Pyverbs(pyverbs::Options),
     /// A process of a scenario: reads requests from stdin
     #[command(hide = true)]
     Worker {
@@ -60,6 +65,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => tests::run(&options),
         Command::Kunit(options) => kunit::run(&options),
+        Command::Pyverbs(options) => pyverbs::run_all(&options),
         Command::Worker { kept } => worker::run(&kept).map(|()| true),
     };
     match result {

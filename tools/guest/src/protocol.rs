@@ -6,6 +6,7 @@
 //! that is how a lease's holder, and a process that is not, come to try the same thing.
 
 use crate::rings::RingCall;
+use crate::uverbs::Verb;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -144,6 +145,8 @@ pub enum Request {
     Do(Call),
     /// Something about a ring of io_uring; workers only.
     Ring(RingCall),
+    /// Something with a uverbs file, without the verbs library.
+    Verbs(Verb),
     /// Registers part of a mapping as a memory region.
     Reg {
         mr: String,

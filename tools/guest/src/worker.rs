@@ -3,6 +3,7 @@
 
 use crate::calls::{carry_out, timed};
 use crate::protocol::{pattern, Reply, Request};
+use crate::uverbs::{self, Region, Verb};
 use anyhow::Context;
 use io_uring::IoUring;
 use rustix::fd::{FromRawFd, OwnedFd};
@@ -10,7 +11,7 @@ use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::ffi::{c_void, CString};
 use std::io::{BufRead, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -279,6 +280,7 @@ impl Worker {
             }
             Request::Do(call) => carry_out(&call),
             Request::Ring(call) => return self.ring_call(call),
+            Request::Verbs(verb) => self.verbs(verb)?,
             Request::WaitSignal {
                 signal,
                 milliseconds,
@@ -306,10 +308,98 @@ impl Worker {
         })
     }
 
+    /// Carries out something with a uverbs file; what it gives is the value of the answer.
+    fn verbs(&mut self, verb: Verb) -> anyhow::Result<Reply> {
+        let mut value = 0;
+        let mut kept = None;
+        let mut reply = match verb {
+            Verb::Context {
+                file,
+                path,
+                driver,
+                flags,
+            } => timed(|| {
+                let fd = uverbs::context(&path, driver, flags)?;
+                value = i64::from(fd.as_raw_fd());
+                kept = Some((file, fd));
+                Ok(())
+            }),
+            Verb::Pd { file, driver } => {
+                let fd = self.owned(&file)?;
+                timed(|| uverbs::pd(fd, driver).map(|pd| value = pd.into()))
+            }
+            Verb::Reg {
+                file,
+                driver,
+                pd,
+                map,
+                offset,
+                length,
+                access,
+                lost,
+            } => {
+                let region = Region {
+                    start: self.span(&map, offset, length)?.0 as u64,
+                    length,
+                    pd,
+                    access,
+                };
+                let fd = self.owned(&file)?;
+                timed(|| uverbs::reg(fd, driver, region, lost).map(|mr| value = mr.into()))
+            }
+            Verb::Rereg {
+                file,
+                driver,
+                mr,
+                flags,
+                pd,
+                map,
+                offset,
+                length,
+                access,
+            } => {
+                let region = Region {
+                    start: self.span(&map, offset, length)?.0 as u64,
+                    length,
+                    pd,
+                    access,
+                };
+                let fd = self.owned(&file)?;
+                timed(|| uverbs::rereg(fd, driver, mr, flags, region))
+            }
+            Verb::Dereg { file, driver, mr } => {
+                let fd = self.owned(&file)?;
+                timed(|| uverbs::dereg(fd, driver, mr))
+            }
+            Verb::Post { file, socket } => {
+                let fd = self.files.remove(&file);
+                let fd = fd.with_context(|| format!("no file {file}"))?;
+                timed(|| uverbs::post(fd).map(|far| kept = Some((socket, far))))
+            }
+            Verb::Receive { socket, file } => {
+                let far = self.files.remove(&socket);
+                let far = far.with_context(|| format!("no socket {socket}"))?;
+                timed(|| uverbs::receive(&far).map(|fd| kept = Some((file, fd))))
+            }
+            Verb::Memlock { bytes } => timed(|| uverbs::memlock(bytes)),
+        };
+        self.files.extend(kept);
+        reply.value = value;
+        Ok(reply)
+    }
+
+    fn owned(&self, name: &str) -> anyhow::Result<BorrowedFd<'_>> {
+        let fd = self.files.get(name);
+        Ok(fd.with_context(|| format!("no file {name}"))?.as_fd())
+    }
+
     fn exec(&self) -> anyhow::Result<Reply> {
         let mut command = Command::new("/proc/self/exe");
         command.arg("worker");
         for (name, fd) in &self.files {
+            if rustix::io::fcntl_getfd(fd)?.contains(rustix::io::FdFlags::CLOEXEC) {
+                continue;
+            }
             command.arg(format!("--fd={name}={}", fd.as_raw_fd()));
         }
         Err(command.exec().into())

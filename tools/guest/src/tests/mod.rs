@@ -13,6 +13,7 @@ mod listing;
 mod loss;
 mod namespaces;
 mod pins;
+mod rdma;
 mod regions;
 mod ring;
 mod ring_data;
@@ -85,12 +86,13 @@ use tests;
 /// An area of the contract.
 type Area = (&'static str, fn(Fs) -> Vec<Test>);
 
-const AREAS: [Area; 11] = [
+const AREAS: &[Area] = &[
     ("lease", lease::tests),
     ("holding", holding::tests),
     ("breaking", breaking::tests),
     ("pins", pins::tests),
     ("regions", regions::tests),
+    ("rdma", rdma::tests),
     ("lifetime", lifetime::tests),
     ("ring_pins", ring_pins::tests),
     ("ring_life", ring_life::tests),
@@ -104,7 +106,7 @@ const AREAS: [Area; 11] = [
 ];
 
 /// What is tested instead on a kernel without the feature.
-const AREAS_WITHOUT: [Area; 1] = [("absent", absent::tests)];
+const AREAS_WITHOUT: &[Area] = &[("absent", absent::tests)];
 
 /// Runs what the filter leaves; whether nothing failed.
 pub fn run(options: &Options) -> anyhow::Result<bool> {
@@ -114,9 +116,9 @@ pub fn run(options: &Options) -> anyhow::Result<bool> {
         &options.fs
     };
     let areas = if options.without_feature {
-        &AREAS_WITHOUT[..]
+        AREAS_WITHOUT
     } else {
-        &AREAS[..]
+        AREAS
     };
     let mut groups = Vec::new();
     for &fs in chosen {
@@ -198,7 +200,7 @@ mod unit_tests {
     #[test]
     fn names_are_unique_and_one_word() {
         for fs in Fs::ALL {
-            for (area, tests) in AREAS.into_iter().chain(AREAS_WITHOUT) {
+            for (area, tests) in AREAS.iter().chain(AREAS_WITHOUT) {
                 let tests = tests(fs);
                 let names: std::collections::HashSet<_> =
                     tests.iter().map(|test| test.name.clone()).collect();
