@@ -3,7 +3,8 @@
 //!
 //! There is no fork in between: the holder of a lease is a thread group, and `exec` keeps it.
 
-use crate::check;
+use crate::diagnose;
+use crate::text::shown;
 use anyhow::{anyhow, Context};
 use clap::{ArgGroup, Args};
 use layout_lease::{set_lease, LeaseFlags, LeaseKind};
@@ -23,7 +24,8 @@ const NOT_FOUND: u8 = 127;
 ///
 /// The leases live as long as COMMAND does (or a child that inherits its descriptors). With
 /// `--exclusive` nobody else can change the layout of the files meanwhile, and COMMAND may register
-/// their pages with an RDMA device.
+/// their pages with an RDMA device. A lease without it gives way: COMMAND gets SIGIO, which ends it unless
+/// it is caught.
 ///
 /// Exit status: that of COMMAND; 125 if a lease could not be taken, 126 if COMMAND could not be
 /// executed, 127 if it was not found.
@@ -79,10 +81,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     let error = Command::new(program).args(rest).exec();
     drop(held);
-    eprintln!(
-        "daxpin: cannot execute {}: {error}",
-        program.to_string_lossy()
-    );
+    eprintln!("daxpin: cannot execute {}: {error}", shown(program));
     Ok(ExitCode::from(match error.kind() {
         std::io::ErrorKind::NotFound => NOT_FOUND,
         _ => CANNOT_EXECUTE,
@@ -94,15 +93,15 @@ fn take(path: &Path, kind: LeaseKind, flags: LeaseFlags) -> anyhow::Result<File>
         .read(true)
         .write(true)
         .open(path)
-        .with_context(|| format!("cannot open {} for reading and writing", path.display()))?;
-    set_lease(&file, kind, flags).map_err(|error| match check::why(&file, &error) {
-        Some(why) => anyhow!("{}: {why} ({})", path.display(), error.name()),
-        None => anyhow!("{}: {error}", path.display()),
+        .with_context(|| format!("cannot open {} for reading and writing", shown(path)))?;
+    set_lease(&file, kind, flags).map_err(|error| {
+        let reason = diagnose::refusal(&file, &error).sentence();
+        anyhow!("{}: {reason} ({})", shown(path), error.name())
     })?;
     // The lease lives and dies with the open file description: let it pass through exec.
     let descriptor_flags = fcntl_getfd(&file)?;
     fcntl_setfd(&file, descriptor_flags - FdFlags::CLOEXEC)
-        .with_context(|| format!("cannot keep {} open across exec", path.display()))?;
+        .with_context(|| format!("cannot keep {} open across exec", shown(path)))?;
     Ok(file)
 }
 

@@ -31,7 +31,8 @@ impl Fs {
         }
     }
 
-    fn device(self) -> &'static Path {
+    /// The device it is made on.
+    pub fn device(self) -> &'static Path {
         Path::new(match self {
             Fs::Xfs => "/dev/pmem0",
             Fs::Ext4 => "/dev/pmem1",

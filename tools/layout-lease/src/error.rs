@@ -28,7 +28,7 @@ impl Call {
 ///
 /// | errno | meaning |
 /// |---|---|
-/// | `EINVAL` | not a regular file, bits that do not go together, or a kernel without layout leases |
+/// | `EINVAL` | not a regular file, bits that do not go together, leases switched off (`fs.leases-enable`), or a kernel without layout leases |
 /// | `EOPNOTSUPP` | the inode is not DAX, or its filesystem or kind of inode takes no part |
 /// | `EBADF` | an exclusive lease needs a description that is open for writing |
 /// | `EACCES` | neither the file's owner nor `CAP_LEASE` |
@@ -69,8 +69,8 @@ impl Error {
     pub fn explanation(&self) -> &'static str {
         match (self.call, self.errno) {
             (Call::Set, libc::EINVAL) => {
-                "this is not a regular file, the flags do not go together, \
-                 or the running kernel has no layout leases"
+                "this is not a regular file, the flags do not go together, leases are switched off \
+                 (sysctl fs.leases-enable), or the running kernel has no layout leases"
             }
             (Call::Set, libc::EOPNOTSUPP) => {
                 "the file is not on a DAX mount (or not a DAX inode), \

@@ -80,6 +80,17 @@ impl Lease {
 /// threads); the lease stays with the description over `dup`, `fork` and `exec`, and ends with its
 /// last close.
 ///
+/// ```no_run
+/// use layout_lease::{set_lease, LeaseFlags, LeaseKind};
+///
+/// let file = std::fs::File::options().read(true).write(true).open("/mnt/pmem/data")?;
+/// if let Err(error) = set_lease(&file, LeaseKind::Sole, LeaseFlags::LAYOUT | LeaseFlags::EXCLUSIVE) {
+///     // For instance: cannot take the lease: somebody else's lease on this file conflicts ... (EAGAIN)
+///     eprintln!("{error}");
+/// }
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
 /// # Errors
 /// See the table at [`Error`].
 pub fn set_lease<Fd: AsFd>(fd: Fd, kind: LeaseKind, flags: LeaseFlags) -> Result<(), Error> {
@@ -103,6 +114,12 @@ pub fn set_lease_raw<Fd: AsFd>(fd: Fd, argument: i32) -> Result<(), i32> {
 /// The lease on the open file description behind `fd`; `None` where there is none, or while it is
 /// being broken.
 ///
+/// ```
+/// let file = std::fs::File::open("/proc/self/exe")?;
+/// assert_eq!(layout_lease::get_lease(&file)?, None);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 /// See the table at [`Error`].
 pub fn get_lease<Fd: AsFd>(fd: Fd) -> Result<Option<Lease>, Error> {
@@ -115,6 +132,13 @@ pub fn get_lease<Fd: AsFd>(fd: Fd) -> Result<Option<Lease>, Error> {
 }
 
 /// Releases the lease at once, pinned or not. Pins that exist stay protected; new ones fail.
+///
+/// ```no_run
+/// # let file = std::fs::File::open("/mnt/pmem/data")?;
+/// layout_lease::release(&file)?;
+/// assert_eq!(layout_lease::get_lease(&file)?, None);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// # Errors
 /// `EAGAIN` where the description holds no lease.

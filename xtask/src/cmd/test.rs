@@ -92,8 +92,11 @@ pub fn run(ctx: &Ctx, opts: &Opts) -> Result<()> {
     std::process::exit(kind as i32);
 }
 
-fn host_commands(ctx: &Ctx) -> [(&'static str, Cmd); 3] {
+fn host_commands(ctx: &Ctx) -> [(&'static str, Cmd); 6] {
     let cargo = |args: &[&str]| Cmd::new("cargo").args(args).cwd(&ctx.root);
+    let example = ctx.root.join("examples/rust");
+    // Pages refer to pages that are not installed yet: that is no more than a matter of style.
+    let lint = "mandoc -T lint -W warning tools/daxpin/man/*.1";
     [
         ("formatting", cargo(&["fmt", "--all", "--check"])),
         (
@@ -112,10 +115,29 @@ fn host_commands(ctx: &Ctx) -> [(&'static str, Cmd); 3] {
             "unit tests",
             cargo(&["test", "--locked", "--workspace", "--no-fail-fast"]),
         ),
+        (
+            "manual pages",
+            Cmd::new("sh").args(["-c", lint]).cwd(&ctx.root),
+        ),
+        (
+            "formatting of the example",
+            cargo(&["fmt", "--check"]).cwd(&example),
+        ),
+        (
+            "clippy of the example",
+            // In the profile it is built in for the guest: bindgen is compiled once.
+            cargo(&["clippy", "--locked", "--release", "--color", "never"])
+                .arg("--target-dir")
+                .arg(tools::examples_dir(ctx))
+                .args(["--", "-D", "warnings"])
+                .cwd(&example),
+        ),
     ]
 }
 
 fn host(ctx: &Ctx, logs: &Path, tally: &mut Tally) -> Result<()> {
+    // The manual pages and the examples are checked with packages of the system.
+    super::setup::ensure(ctx)?;
     for (name, cmd) in host_commands(ctx) {
         let mut step = ctx.ui.step(name);
         let (status, text) = step.run(&cmd)?;

@@ -42,6 +42,11 @@ pub const PACKAGES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "building the examples",
+        &["libibverbs-dev", "librdmacm-dev"],
+    ),
+    ("checking the manual pages", &["mandoc"]),
+    (
         "persistent memory in the guest",
         &["xfsprogs", "e2fsprogs", "ndctl", "daxctl"],
     ),

@@ -47,8 +47,10 @@ impl std::error::Error for Skip {}
 pub struct Env {
     /// Which filesystem.
     pub fs: Fs,
-    /// The launcher.
+    /// The tool for administrators.
     pub daxpin: PathBuf,
+    /// The examples' programs.
+    pub examples: PathBuf,
     mounted: Mutex<Mounted>,
     rdma: Rdma,
     /// Verbs clients at rest; starting one takes seconds on an emulated CPU.
@@ -62,12 +64,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Env {
     /// A fresh filesystem and the RDMA device.
-    pub fn new(fs: Fs, daxpin: PathBuf) -> anyhow::Result<Env> {
+    pub fn new(fs: Fs, daxpin: PathBuf, examples: PathBuf) -> anyhow::Result<Env> {
         let rdma = Rdma::ready()?;
         let idle = vec![Client::verbs(rdma.device, rdma.gid_index)?];
         Ok(Env {
             fs,
             daxpin,
+            examples,
             mounted: Mutex::new(Mounted::fresh(fs)?),
             rdma,
             idle: Mutex::new(idle),
@@ -78,6 +81,11 @@ impl Env {
     /// The mounted filesystem, for tests of mounting itself.
     pub fn mounted(&self) -> MutexGuard<'_, Mounted> {
         lock(&self.mounted)
+    }
+
+    /// The RDMA device's address.
+    pub fn address(&self) -> &'static str {
+        self.rdma.address
     }
 
     /// A name nobody else uses.

@@ -4,6 +4,7 @@
 mod absent;
 mod breaking;
 mod env;
+mod examples;
 mod holding;
 mod launcher;
 mod layout;
@@ -11,14 +12,18 @@ mod lease;
 mod lifetime;
 mod listing;
 mod loss;
+mod ls;
 mod namespaces;
 mod pins;
+mod probe;
 mod rdma;
 mod regions;
 mod ring;
 mod ring_data;
 mod ring_life;
 mod ring_pins;
+mod tool;
+mod why;
 
 use crate::ktap::{Outcome, Writer};
 use crate::kunit::glob;
@@ -44,12 +49,15 @@ pub struct Options {
     /// Which filesystem, more than once for several [default: xfs and ext4]
     #[arg(long, value_enum)]
     fs: Vec<Fs>,
-    /// The launcher that takes leases [default: beside this program]
+    /// The tool for administrators [default: beside this program]
     #[arg(long, value_name = "PATH")]
     daxpin: Option<PathBuf>,
     /// The kernel has not got the feature: test that it is as it always was
     #[arg(long)]
     without_feature: bool,
+    /// Where the examples were built [default: ../examples beside this program]
+    #[arg(long, value_name = "DIR")]
+    examples: Option<PathBuf>,
     /// Print the tests' names and end
     #[arg(long)]
     list: bool,
@@ -101,6 +109,10 @@ const AREAS: &[Area] = &[
     ("listing", listing::tests),
     ("namespaces", namespaces::tests),
     ("launcher", launcher::tests),
+    ("ls", ls::tests),
+    ("why", why::tests),
+    ("probe", probe::tests),
+    ("examples", examples::tests),
     // The last ones, since they take the device away.
     ("loss", loss::tests),
 ];
@@ -140,17 +152,18 @@ pub fn run(options: &Options) -> anyhow::Result<bool> {
         }
         return Ok(true);
     }
-    let launcher = match &options.daxpin {
-        Some(path) => path.clone(),
-        None => std::env::current_exe()?.with_file_name("daxpin"),
-    };
+    let beside = std::env::current_exe()?;
+    let daxpin = options.daxpin.clone();
+    let daxpin = daxpin.unwrap_or_else(|| beside.with_file_name("daxpin"));
+    let examples = options.examples.clone();
+    let examples = examples.unwrap_or_else(|| beside.with_file_name("../examples"));
     let mut writer = Writer::create(&options.ktap, groups.len())?;
     let mut env: Option<Arc<Env>> = None;
     for (fs, group, tests) in groups {
         if env.as_ref().is_none_or(|env| env.fs != fs) {
             // The one before is unmounted first: its tests are over.
             drop(env.take());
-            env = Some(Arc::new(Env::new(fs, launcher.clone())?));
+            env = Some(Arc::new(Env::new(fs, daxpin.clone(), examples.clone())?));
         }
         let Some(env) = &env else { continue };
         writer.begin(&group, tests.len())?;

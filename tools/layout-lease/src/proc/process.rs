@@ -8,9 +8,9 @@
 //!    /mnt/pmem/ring 4096-8191 r
 //! ```
 
-use crate::escape;
+use super::{each_line, number, of_process, path_field, pin_line, ParseError, Pin};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Who keeps the pins.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,27 +26,6 @@ pub enum Owner {
     Mm,
 }
 
-/// One pinned range.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pin {
-    /// The pinned file.
-    pub path: PathBuf,
-    /// First byte of the range.
-    pub first: u64,
-    /// Last byte of the range: inclusive.
-    pub last: u64,
-    /// Whether the pin was taken for writing.
-    pub writable: bool,
-}
-
-impl Pin {
-    /// The number of bytes.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.last - self.first + 1
-    }
-}
-
 /// An owner and its pins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnedPins {
@@ -56,59 +35,44 @@ pub struct OwnedPins {
     pub pins: Vec<Pin>,
 }
 
-/// A listing that does not have the documented form.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: {what}: {text:?}")]
-pub struct ParseError {
-    /// Line number, from 1.
-    pub line: usize,
-    /// What is wrong with it.
-    pub what: &'static str,
-    /// The line, as far as it is text.
-    pub text: String,
-}
-
 /// Reads and parses the pins of a process.
 ///
+/// ```no_run
+/// for owned in layout_lease::proc::file_pins(std::process::id())? {
+///     for pin in &owned.pins {
+///         println!("{}: {} bytes from {}", pin.path.display(), pin.bytes(), pin.first);
+///     }
+/// }
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
 /// # Errors
-/// `NotFound` for a kernel without the feature or a process that is gone, `PermissionDenied` for a
-/// process the caller may not trace, `InvalidData` for a listing that does not parse.
+/// `NotFound` for a kernel without the feature or a process that is gone, `ESRCH` for one that went while
+/// it was read, `PermissionDenied` for a process the caller may not trace, `InvalidData` for a listing that
+/// does not parse.
 pub fn file_pins(pid: u32) -> io::Result<Vec<OwnedPins>> {
-    let bytes = std::fs::read(Path::new("/proc").join(pid.to_string()).join("file_pins"))?;
-    parse(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    Ok(parse(&std::fs::read(of_process(pid, "file_pins"))?)?)
 }
 
-/// Parses the text of a listing.
+/// Parses the text of `/proc/<pid>/file_pins`.
 ///
 /// # Errors
 /// The first line that does not have the documented form.
 pub fn parse(text: &[u8]) -> Result<Vec<OwnedPins>, ParseError> {
     let mut owners: Vec<OwnedPins> = Vec::new();
-    let body = text.strip_suffix(b"\n").unwrap_or(text);
-    if body.is_empty() {
-        return Ok(owners);
-    }
-    for (index, line) in body.split(|&byte| byte == b'\n').enumerate() {
-        let error = |what| ParseError {
-            line: index + 1,
-            what,
-            text: String::from_utf8_lossy(line).into_owned(),
-        };
+    each_line(text, |line| {
         if let Some(pin) = line.strip_prefix(b"   ") {
-            let pin = parse_pin(pin).map_err(error)?;
-            owners
-                .last_mut()
-                .ok_or_else(|| error("a pin before any owner"))?
-                .pins
-                .push(pin);
+            let pin = pin_line(pin)?;
+            let owned = owners.last_mut().ok_or("a pin before any owner")?;
+            owned.pins.push(pin);
         } else {
-            let owner = parse_owner(line).map_err(error)?;
             owners.push(OwnedPins {
-                owner,
+                owner: parse_owner(line)?,
                 pins: Vec::new(),
             });
         }
-    }
+        Ok(())
+    })?;
     Ok(owners)
 }
 
@@ -125,50 +89,11 @@ fn parse_owner(line: &[u8]) -> Result<Owner, &'static str> {
         .ok_or("an owner that is not a descriptor number")?;
     let path = line[colon + 1..]
         .strip_prefix(b" ")
-        .filter(|path| !path.is_empty())
         .ok_or("an owner without a path")?;
-    let path = escape::decode(path).map_err(|_| "a path with a broken escape")?;
-    Ok(Owner::File { fd, path })
-}
-
-fn parse_pin(line: &[u8]) -> Result<Pin, &'static str> {
-    let mut fields = line.split(|&byte| byte == b' ');
-    let (path, range, mode) = match (fields.next(), fields.next(), fields.next(), fields.next()) {
-        (Some(path), Some(range), Some(mode), None) => (path, range, mode),
-        _ => return Err("a pin has three fields"),
-    };
-    if path.is_empty() {
-        return Err("a pin without a path");
-    }
-    let path = escape::decode(path).map_err(|_| "a path with a broken escape")?;
-    let dash = range
-        .iter()
-        .position(|&byte| byte == b'-')
-        .ok_or("a range without a dash")?;
-    let first = number(&range[..dash]).ok_or("a range that does not begin with a number")?;
-    let last = number(&range[dash + 1..]).ok_or("a range that does not end with a number")?;
-    // The byte count of 0-u64::MAX does not fit; no file is that long.
-    if last < first || last == u64::MAX {
-        return Err("a range that ends before it begins");
-    }
-    let writable = match mode {
-        b"r" => false,
-        b"rw" => true,
-        _ => return Err("a mode that is neither r nor rw"),
-    };
-    Ok(Pin {
-        path,
-        first,
-        last,
-        writable,
+    Ok(Owner::File {
+        fd,
+        path: path_field(path)?,
     })
-}
-
-fn number(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -203,7 +128,7 @@ mod tests {
 
     #[test]
     fn says_which_line_is_wrong() {
-        let cases: [(&[u8], usize, &str); 6] = [
+        let cases: [(&[u8], usize, &str); 7] = [
             (b"   /a 0-1 r\n", 1, "a pin before any owner"),
             (b"7: /d\n   /a 0-1\n", 2, "a pin has three fields"),
             (
@@ -218,10 +143,18 @@ mod tests {
             ),
             (b"x: /d\n", 1, "an owner that is not a descriptor number"),
             (b"7: /d\\1\n", 1, "a path with a broken escape"),
+            (b"7: \n", 1, "an empty path"),
         ];
         for (text, line, what) in cases {
             let error = parse(text).unwrap_err();
             assert_eq!((error.line, error.what), (line, what));
         }
+    }
+
+    #[test]
+    fn overlap_is_of_bytes() {
+        let pin = &parse(LISTING).unwrap()[0].pins[1];
+        assert!(pin.overlaps(0, 4096) && pin.overlaps(8191, 9000) && pin.overlaps(5000, 5000));
+        assert!(!pin.overlaps(0, 4095) && !pin.overlaps(8192, u64::MAX));
     }
 }
