@@ -8,6 +8,7 @@ mod devdax;
 mod ktap;
 mod kunit;
 mod names;
+mod nfs;
 mod ops;
 mod perftest;
 mod pins;

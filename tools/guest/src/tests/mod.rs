@@ -9,6 +9,7 @@ mod launcher;
 mod layout;
 mod lease;
 mod lifetime;
+mod nfs;
 mod pins;
 mod regions;
 
@@ -78,7 +79,7 @@ use tests;
 /// An area of the contract.
 type Area = (&'static str, fn(Fs) -> Vec<Test>);
 
-const AREAS: [Area; 8] = [
+const AREAS: [Area; 9] = [
     ("lease", lease::tests),
     ("holding", holding::tests),
     ("breaking", breaking::tests),
@@ -87,6 +88,7 @@ const AREAS: [Area; 8] = [
     ("lifetime", lifetime::tests),
     ("layout", layout::tests),
     ("launcher", launcher::tests),
+    ("nfs", nfs::tests),
 ];
 
 /// What is tested instead on a kernel without the feature.
