@@ -9,6 +9,7 @@ mod kmsg;
 mod ktap;
 mod kunit;
 mod names;
+mod nfs;
 mod ops;
 mod perftest;
 mod pins;

@@ -14,6 +14,7 @@ mod listing;
 mod loss;
 mod ls;
 mod namespaces;
+mod nfs;
 mod pins;
 mod probe;
 mod rdma;
@@ -109,6 +110,7 @@ const AREAS: &[Area] = &[
     ("listing", listing::tests),
     ("namespaces", namespaces::tests),
     ("launcher", launcher::tests),
+    ("nfs", nfs::tests),
     ("ls", ls::tests),
     ("why", why::tests),
     ("probe", probe::tests),
