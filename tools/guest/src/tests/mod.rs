@@ -2,18 +2,28 @@
 //! Tests of the contract: one group for each area and filesystem, each test on files of its own.
 
 mod absent;
+mod additive;
 mod breaking;
 mod env;
+mod held;
 mod holding;
+mod large;
 mod launcher;
 mod layout;
 mod lease;
 mod lifetime;
+mod mounts;
+mod names;
 mod pins;
 mod regions;
+mod sharing;
+mod transient;
+mod unsupported;
 
+use crate::client::Client;
 use crate::ktap::{Outcome, Writer};
 use crate::kunit::glob;
+use crate::protocol::Request;
 use crate::setup::Fs;
 use env::{Env, Skip};
 use std::path::PathBuf;
@@ -52,6 +62,9 @@ type Check = Arc<dyn Fn(&Env) -> anyhow::Result<()> + Send + Sync>;
 /// A test and its name.
 struct Test {
     name: String,
+    /// What the contract says, for the test of an operation (the name's second word) in a state of the
+    /// file (the first).
+    expects: Option<String>,
     check: Check,
 }
 
@@ -62,9 +75,31 @@ impl Test {
     ) -> Test {
         Test {
             name: name.into(),
+            expects: None,
             check: Arc::new(check),
         }
     }
+
+    /// A cell of the matrix: operations by states.
+    fn cell(
+        name: impl Into<String>,
+        expects: impl Into<String>,
+        check: impl Fn(&Env) -> anyhow::Result<()> + Send + Sync + 'static,
+    ) -> Test {
+        Test {
+            expects: Some(expects.into()),
+            ..Test::new(name, check)
+        }
+    }
+}
+
+/// Whether a process gets this signal within the time.
+fn signalled(holder: &mut Client, signal: i32, milliseconds: u64) -> anyhow::Result<bool> {
+    let reply = holder.must(Request::WaitSignal {
+        signal,
+        milliseconds,
+    })?;
+    Ok(reply.value == i64::from(signal))
 }
 
 /// A list of tests from functions, each under its own name.
@@ -78,7 +113,7 @@ use tests;
 /// An area of the contract.
 type Area = (&'static str, fn(Fs) -> Vec<Test>);
 
-const AREAS: [Area; 8] = [
+const AREAS: [Area; 15] = [
     ("lease", lease::tests),
     ("holding", holding::tests),
     ("breaking", breaking::tests),
@@ -86,6 +121,13 @@ const AREAS: [Area; 8] = [
     ("regions", regions::tests),
     ("lifetime", lifetime::tests),
     ("layout", layout::tests),
+    ("transient", transient::tests),
+    ("additive", additive::tests),
+    ("unsupported", unsupported::tests),
+    ("sharing", sharing::tests),
+    ("large", large::tests),
+    ("names", names::tests),
+    ("mounts", mounts::tests),
     ("launcher", launcher::tests),
 ];
 
@@ -141,6 +183,7 @@ pub fn run(options: &Options) -> anyhow::Result<bool> {
         for test in tests {
             let begun = Instant::now();
             let outcome = bounded(env, &test);
+            env.clean();
             let (word, why) = match &outcome {
                 Outcome::Pass => ("ok  ", ""),
                 Outcome::Skip(why) => ("skip", why.as_str()),
