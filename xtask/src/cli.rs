@@ -65,6 +65,7 @@ enum Command {
     Build(cmd::build::Opts),
     Demo(cmd::demo::Opts),
     Test(cmd::test::Opts),
+    Matrix(cmd::matrix::Opts),
     Run(cmd::run::Opts),
     Shell(cmd::shell::Opts),
     #[command(subcommand)]
@@ -85,6 +86,7 @@ impl Cli {
             Command::Build(o) => cmd::build::run(&ctx, &o),
             Command::Demo(o) => cmd::demo::run(&ctx, &o),
             Command::Test(o) => cmd::test::run(&ctx, &o),
+            Command::Matrix(o) => cmd::matrix::run(&ctx, &o),
             Command::Run(o) => cmd::run::run(&ctx, &o),
             Command::Shell(o) => cmd::shell::run(&ctx, &o),
             Command::Series(o) => cmd::series::run(&ctx, &o),

@@ -8,6 +8,7 @@ mod devdax;
 mod ioctls;
 mod ktap;
 mod kunit;
+mod matrix;
 mod names;
 mod ops;
 mod perftest;
@@ -43,6 +44,8 @@ enum Command {
     Demo(demo::Options),
     /// Tests of the contract, as KTAP
     Test(tests::Options),
+    /// Which test proves what, as Markdown, from the results of a run
+    Matrix(matrix::Options),
     /// KUnit suites of the running kernel, as KTAP
     Kunit(kunit::Options),
     /// A process of a scenario: reads requests from stdin
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => tests::run(&options),
+        Command::Matrix(options) => matrix::run(&options),
         Command::Kunit(options) => kunit::run(&options),
         Command::Worker { kept } => worker::run(&kept).map(|()| true),
     };

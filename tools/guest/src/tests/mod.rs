@@ -93,6 +93,34 @@ impl Test {
     }
 }
 
+/// What is known of a test without running it.
+pub struct Listed {
+    /// The area of the contract.
+    pub area: &'static str,
+    /// The filesystem.
+    pub fs: Fs,
+    /// The test's own name.
+    pub name: String,
+    /// What the contract says, for a cell of the matrix.
+    pub expects: Option<String>,
+}
+
+/// Every test there is, in the order they run.
+pub fn list() -> Vec<Listed> {
+    let mut list = Vec::new();
+    for fs in Fs::ALL {
+        for (area, tests) in AREAS {
+            list.extend(tests(fs).into_iter().map(|test| Listed {
+                area,
+                fs,
+                name: test.name,
+                expects: test.expects,
+            }));
+        }
+    }
+    list
+}
+
 /// Whether a process gets this signal within the time.
 fn signalled(holder: &mut Client, signal: i32, milliseconds: u64) -> anyhow::Result<bool> {
     let reply = holder.must(Request::WaitSignal {
