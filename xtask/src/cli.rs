@@ -66,6 +66,7 @@ enum Command {
     Demo(cmd::demo::Opts),
     Test(cmd::test::Opts),
     Pyverbs(cmd::pyverbs::Opts),
+    Matrix(cmd::matrix::Opts),
     Run(cmd::run::Opts),
     Shell(cmd::shell::Opts),
     #[command(subcommand)]
@@ -87,6 +88,7 @@ impl Cli {
             Command::Demo(o) => cmd::demo::run(&ctx, &o),
             Command::Test(o) => cmd::test::run(&ctx, &o),
             Command::Pyverbs(o) => cmd::pyverbs::run(&ctx, &o),
+            Command::Matrix(o) => cmd::matrix::run(&ctx, &o),
             Command::Run(o) => cmd::run::run(&ctx, &o),
             Command::Shell(o) => cmd::shell::run(&ctx, &o),
             Command::Series(o) => cmd::series::run(&ctx, &o),

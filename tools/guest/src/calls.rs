@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Carries out one timed call of a layout change, in this process.
 
-use crate::protocol::{pattern, Call, Reply};
+use crate::protocol::{pattern, Call, Ioctl, Reply};
 use rustix::fs::{fallocate, ftruncate, FallocateFlags};
 use rustix::io::{pwrite, Errno};
 use std::ffi::CString;
@@ -102,7 +102,46 @@ fn attempt(call: &Call) -> std::io::Result<Reply> {
             let data = pattern(1, usize::try_from(*length).map_err(|_| Errno::INVAL)?);
             timed(|| pwrite(&file, &data, *offset).map(drop))
         }
+        Call::Swapon { path } => {
+            let path = CString::new(path.as_os_str().as_bytes())?;
+            // SAFETY: the path is a string that ends in NUL and outlives the call.
+            timed(|| check(unsafe { libc::swapon(path.as_ptr(), 0) }))
+        }
+        Call::Ioctl(ioctl) => structure(ioctl)?,
     })
+}
+
+/// An ioctl with a structure, which may hold descriptors and, afterwards, an errno.
+fn structure(ioctl: &Ioctl) -> std::io::Result<Reply> {
+    let mut argument = ioctl.argument.clone();
+    let mut opened = Vec::new();
+    for other in &ioctl.others {
+        let file = open(&other.path, ioctl.flags)?;
+        let number = i64::from(file.as_raw_fd()).to_le_bytes();
+        let place = argument.get_mut(other.at..other.at + other.width);
+        place
+            .ok_or(Errno::INVAL)?
+            .copy_from_slice(&number[..other.width]);
+        opened.push(file);
+    }
+    let file = File::options()
+        .read(true)
+        // Directories stand for their filesystem.
+        .write(!ioctl.path.is_dir())
+        .custom_flags(ioctl.flags)
+        .open(&ioctl.path)?;
+    let mut reply = timed(|| {
+        let argument = argument.as_mut_ptr();
+        // SAFETY: the buffer is as long as the structure the request is about.
+        check(unsafe { libc::ioctl(file.as_raw_fd(), ioctl.request as libc::Ioctl, argument) })
+    });
+    if let Some(at) = ioctl.status.filter(|_| reply.errno == 0) {
+        let bytes = argument.get(at..at + 4).ok_or(Errno::INVAL)?;
+        let status = i32::from_le_bytes(bytes.try_into().map_err(|_| Errno::INVAL)?);
+        reply.errno = (-status).max(0);
+        reply.value = status.into();
+    }
+    Ok(reply)
 }
 
 fn open(path: &Path, flags: i32) -> std::io::Result<File> {

@@ -22,6 +22,7 @@ pub struct Client {
     stdin: Option<ChildStdin>,
     replies: Receiver<String>,
     patience: Duration,
+    changed: bool,
 }
 
 impl Client {
@@ -69,6 +70,7 @@ impl Client {
             stdin,
             replies,
             patience: STARTED,
+            changed: false,
         })
     }
 
@@ -77,8 +79,30 @@ impl Client {
         self.child.id()
     }
 
+    /// Whether it has done what `Reset` does not undo.
+    pub fn is_changed(&self) -> bool {
+        self.changed
+    }
+
+    /// Gives up root. Whatever is done to the process from then on is the caller's business.
+    pub fn become_nobody(&mut self) -> anyhow::Result<()> {
+        self.must(Request::SetUid { uid: 65534 })?;
+        self.changed = false;
+        Ok(())
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: a signal to a child of this process, which is reaped by `end` and drop only.
+        unsafe { libc::kill(self.child.id() as libc::pid_t, signal) };
+    }
+
     /// Sends a request without waiting for the answer.
     pub fn send(&mut self, request: &Request) -> anyhow::Result<()> {
+        self.changed |= matches!(
+            request,
+            Request::SetUid { .. } | Request::Fork | Request::Exec | Request::Exit
+        );
         let mut line = serde_json::to_string(request)?;
         line.push('\n');
         self.stdin

@@ -2,6 +2,7 @@
 //! Writes KTAP version 1: groups, and the tests in them. Lines go out as the tests end.
 
 use anyhow::Context;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -122,6 +123,36 @@ pub fn join(suites: &[(String, String)]) -> String {
     out
 }
 
+/// The results in a text that `Writer` wrote, by the group's and the test's name.
+pub fn results(text: &str) -> BTreeMap<String, Outcome> {
+    let mut results = BTreeMap::new();
+    let mut group = "";
+    for line in text.lines() {
+        let Some(line) = line.strip_prefix("    ") else {
+            continue;
+        };
+        if let Some(name) = line.strip_prefix("# Subtest: ") {
+            group = name;
+        }
+        let (passed, rest) = match (line.strip_prefix("ok "), line.strip_prefix("not ok ")) {
+            (Some(rest), _) => (true, rest),
+            (None, Some(rest)) => (false, rest),
+            (None, None) => continue,
+        };
+        // The number, the name, and maybe why it was not tried.
+        let Some((_, rest)) = rest.split_once(' ') else {
+            continue;
+        };
+        let (name, outcome) = match rest.split_once(" # SKIP ") {
+            Some((name, why)) => (name, Outcome::Skip(why.to_owned())),
+            None if passed => (rest, Outcome::Pass),
+            None => (rest, Outcome::Fail(String::new())),
+        };
+        results.insert(format!("{group}.{name}"), outcome);
+    }
+    results
+}
+
 /// Whether a text of KTAP has a failure in it, at any depth.
 pub fn failed(text: &str) -> bool {
     text.lines()
@@ -149,7 +180,13 @@ mod tests {
         assert_eq!(writer.totals, (1, 1, 1));
         drop(writer);
         let expected = "KTAP version 1\n1..2\n    KTAP version 1\n    # Subtest: lease.xfs\n    1..2\n    ok 1 a\n    # b: one\n    # b: two\n    not ok 2 b\nnot ok 1 lease.xfs\n    KTAP version 1\n    # Subtest: pins.xfs\n    1..1\n    ok 1 c # SKIP no device\nok 2 pins.xfs\n";
-        assert_eq!(std::fs::read_to_string(path).unwrap(), expected);
+        let text = std::fs::read_to_string(path).unwrap();
+        assert_eq!(text, expected);
+        let results = results(&text);
+        assert_eq!(results.len(), 3);
+        assert_eq!(results["lease.xfs.a"], Outcome::Pass);
+        assert_eq!(results["lease.xfs.b"], Outcome::Fail(String::new()));
+        assert_eq!(results["pins.xfs.c"], Outcome::Skip("no device".into()));
     }
 
     #[test]

@@ -5,9 +5,11 @@ mod calls;
 mod client;
 mod demo;
 mod devdax;
+mod ioctls;
 mod kmsg;
 mod ktap;
 mod kunit;
+mod matrix;
 mod names;
 mod nfs;
 mod ops;
@@ -19,6 +21,7 @@ mod pyverbs;
 mod results;
 mod rings;
 mod setup;
+mod slow;
 mod snapshot;
 mod softdev;
 mod system;
@@ -48,6 +51,8 @@ enum Command {
     Demo(demo::Options),
     /// Tests of the contract, as KTAP
     Test(tests::Options),
+    /// Which test proves what, as Markdown, from the results of a run
+    Matrix(matrix::Options),
     /// KUnit suites of the running kernel, as KTAP
     Kunit(kunit::Options),
     /// The verbs library's own tests
@@ -65,6 +70,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => tests::run(&options),
+        Command::Matrix(options) => matrix::run(&options),
         Command::Kunit(options) => kunit::run(&options),
         Command::Pyverbs(options) => pyverbs::run_all(&options),
         Command::Worker { kept } => worker::run(&kept).map(|()| true),

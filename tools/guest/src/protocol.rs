@@ -58,6 +58,37 @@ pub enum Call {
         offset: u64,
         length: u64,
     },
+    /// `swapon(2)`.
+    Swapon {
+        path: PathBuf,
+    },
+    Ioctl(Ioctl),
+}
+
+/// `ioctl(2)` on a file, with a structure; see `ioctls.rs` for those there are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ioctl {
+    pub path: PathBuf,
+    pub request: u64,
+    /// The structure's bytes.
+    pub argument: Vec<u8>,
+    /// Other files, opened like this one, whose descriptors go into the structure.
+    pub others: Vec<Descriptor>,
+    /// Where in the structure the kernel leaves an errno, negative.
+    pub status: Option<usize>,
+    /// More flags for opening the files.
+    #[serde(default)]
+    pub flags: i32,
+}
+
+/// A descriptor in a structure.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Descriptor {
+    pub path: PathBuf,
+    /// Its first byte in the structure.
+    pub at: usize,
+    /// How many bytes it has.
+    pub width: usize,
 }
 
 impl Call {
@@ -66,11 +97,13 @@ impl Call {
         match &mut self {
             Call::Ftruncate { flags, .. }
             | Call::Fallocate { flags, .. }
-            | Call::CloneRange { flags, .. } => *flags |= libc::O_NONBLOCK,
+            | Call::CloneRange { flags, .. }
+            | Call::Ioctl(Ioctl { flags, .. }) => *flags |= libc::O_NONBLOCK,
             Call::Truncate { .. }
             | Call::OpenTruncate { .. }
             | Call::CopyRange { .. }
-            | Call::Pwrite { .. } => return None,
+            | Call::Pwrite { .. }
+            | Call::Swapon { .. } => return None,
         }
         Some(self)
     }
@@ -140,6 +173,24 @@ pub enum Request {
         seed: u32,
     },
     Fsync {
+        name: String,
+    },
+    /// Moves a mapping to another address.
+    Remap {
+        map: String,
+    },
+    /// `write(2)` with O_DIRECT from part of a mapping to the beginning of a device or file.
+    DirectWrite {
+        map: String,
+        offset: u64,
+        length: u64,
+        path: PathBuf,
+    },
+    /// `vmsplice(2)` of part of a mapping into a pipe: descriptors `<name>.read` and `<name>.write`.
+    Splice {
+        map: String,
+        offset: u64,
+        length: u64,
         name: String,
     },
     Do(Call),

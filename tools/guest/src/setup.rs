@@ -45,6 +45,38 @@ impl Fs {
             Fs::Ext4 => &["mkfs.ext4", "-q", "-F", "-b", "4096"],
         }
     }
+
+    /// Options of mkfs for tests: extents that begin at 2 MiB, and room to grow. What comes after the
+    /// device is the size; only ext4 takes it there.
+    fn roomy(self) -> (&'static [&'static str], Option<&'static str>) {
+        match self {
+            Fs::Xfs => (
+                &[
+                    "-d",
+                    "size=448m,su=2m,sw=1,agcount=4",
+                    "-l",
+                    "size=64m,su=32k",
+                ],
+                None,
+            ),
+            Fs::Ext4 => (&["-E", "stride=512,stripe_width=512"], Some("448M")),
+        }
+    }
+}
+
+/// Switches XFS_IOC_EXCHANGE_RANGE on: mkfs knows how since xfsprogs 6.10 only, and all it does for that
+/// is to set a bit in the superblock.
+fn enable_exchange(device: &Path) -> anyhow::Result<()> {
+    const EXCHRANGE: u64 = 1 << 6;
+    let ask = ["-c", "sb 0", "-c", "print features_incompat"];
+    let text = run(Command::new("xfs_db").args(ask).arg(device))?;
+    let value = text.trim().rsplit("0x").next().unwrap_or_default();
+    let features = u64::from_str_radix(value, 16).with_context(|| format!("features: {text:?}"))?;
+    let write = format!("write -d features_incompat {:#x}", features | EXCHRANGE);
+    run(Command::new("xfs_db")
+        .args(["-x", "-c", "sb 0", "-c", &write])
+        .arg(device))?;
+    Ok(())
 }
 
 /// A freshly made filesystem, mounted with `dax=always`; unmounted on drop.
@@ -59,6 +91,16 @@ pub struct Mounted {
 impl Mounted {
     /// Makes and mounts the filesystem.
     pub fn fresh(fs: Fs) -> anyhow::Result<Mounted> {
+        Mounted::made(fs, &[], None)
+    }
+
+    /// The same with extents for entries of 2 MiB, room to grow, and every feature that tests need.
+    pub fn roomy(fs: Fs) -> anyhow::Result<Mounted> {
+        let (options, size) = fs.roomy();
+        Mounted::made(fs, options, size)
+    }
+
+    fn made(fs: Fs, options: &[&str], size: Option<&str>) -> anyhow::Result<Mounted> {
         let device = fs.device();
         if !device.exists() {
             bail!(
@@ -67,7 +109,14 @@ impl Mounted {
             );
         }
         let (program, arguments) = fs.mkfs().split_first().context("no mkfs")?;
-        run(Command::new(program).args(arguments).arg(device))?;
+        run(Command::new(program)
+            .args(arguments)
+            .args(options)
+            .arg(device)
+            .args(size))?;
+        if fs == Fs::Xfs && !options.is_empty() {
+            enable_exchange(device)?;
+        }
         let root = PathBuf::from(format!("/tmp/dax-{}", fs.name()));
         fs::create_dir_all(&root)?;
         let mut mounted = Mounted {
@@ -86,8 +135,13 @@ impl Mounted {
 
     /// Mounts it again after `unmount`.
     pub fn mount(&mut self) -> anyhow::Result<()> {
+        self.mount_with("dax=always")
+    }
+
+    /// The same with other options.
+    pub fn mount_with(&mut self, options: &str) -> anyhow::Result<()> {
         run(Command::new("mount")
-            .args(["-t", self.fs.name(), "-o", "dax=always"])
+            .args(["-t", self.fs.name(), "-o", options])
             .arg(self.fs.device())
             .arg(&self.root))?;
         self.mounted = true;

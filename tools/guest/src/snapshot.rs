@@ -16,6 +16,7 @@ pub struct Snapshot {
     mode: u16,
     mtime: (i64, u32),
     ctime: (i64, u32),
+    btime: (i64, u32),
     extents: Vec<Extent>,
     digest: u64,
 }
@@ -37,7 +38,7 @@ impl Snapshot {
     /// Looks at a file.
     pub fn take(path: &Path) -> anyhow::Result<Snapshot> {
         let mut file = File::open(path).with_context(|| path.display().to_string())?;
-        let wanted = StatxFlags::BASIC_STATS;
+        let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
         let stat = statx(&file, "", AtFlags::EMPTY_PATH, wanted)?;
         Ok(Snapshot {
             size: stat.stx_size,
@@ -45,6 +46,7 @@ impl Snapshot {
             mode: stat.stx_mode,
             mtime: (stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
             ctime: (stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec),
+            btime: (stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec),
             extents: extents(&file)?,
             digest: digest(&mut file)?,
         })
@@ -67,6 +69,9 @@ impl Snapshot {
         }
         if self.ctime != after.ctime {
             what.push("ctime".to_owned());
+        }
+        if self.btime != after.btime {
+            what.push("btime".to_owned());
         }
         if self.extents != after.extents {
             what.push("extents".to_owned());

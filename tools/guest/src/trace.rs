@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What an fsync flushed: the trace event `fs_dax:dax_writeback_one`.
+//! What an fsync flushed, and what was mapped by entries of 2 MiB: trace events of `fs_dax`.
 
 use crate::setup::mounted;
 use anyhow::Context;
@@ -74,6 +74,67 @@ fn parse(line: &str) -> Option<Flushed> {
     Some(Flushed { inode, begin, end })
 }
 
+/// The event `dax_pmd_fault_done`, switched on until drop.
+pub struct PmdFaults {
+    tracing: PathBuf,
+}
+
+impl PmdFaults {
+    /// Empties the trace and switches the event on.
+    pub fn on() -> anyhow::Result<PmdFaults> {
+        let tracing = mounted("tracefs", "/sys/kernel/tracing", "trace")?;
+        let faults = PmdFaults { tracing };
+        faults
+            .enable("1")
+            .context("no trace event fs_dax:dax_pmd_fault_done")?;
+        fs::write(faults.tracing.join("tracing_on"), "1")?;
+        fs::write(faults.tracing.join("trace"), "")?;
+        Ok(faults)
+    }
+
+    /// The file offsets at which the inode got an entry of 2 MiB since.
+    pub fn mapped(&self, inode: u64) -> anyhow::Result<Vec<u64>> {
+        let text = fs::read_to_string(self.tracing.join("trace"))?;
+        let faults = text.lines().filter_map(parse_pmd_fault);
+        let mut mapped: Vec<u64> = faults
+            .filter(|fault| fault.0 == inode)
+            .map(|fault| fault.1)
+            .collect();
+        mapped.sort_unstable();
+        mapped.dedup();
+        Ok(mapped)
+    }
+
+    fn enable(&self, value: &str) -> std::io::Result<()> {
+        let event = "events/fs_dax/dax_pmd_fault_done/enable";
+        fs::write(self.tracing.join(event), value)
+    }
+}
+
+impl Drop for PmdFaults {
+    fn drop(&mut self) {
+        let _ = self.enable("0");
+    }
+}
+
+/// `... dax_pmd_fault_done: dev 259:0 ino 0x83 shared WRITE|... pgoff 0x200 max_pgoff 0x400 NOPAGE`: the
+/// inode and the offset of the entry, if there is one now.
+fn parse_pmd_fault(line: &str) -> Option<(u64, u64)> {
+    let (_, event) = line.split_once("dax_pmd_fault_done: ")?;
+    let mut words = event.split_ascii_whitespace();
+    let mut after = |key: &str| {
+        words.find(|word| *word == key)?;
+        u64::from_str_radix(words.next()?.trim_start_matches("0x"), 16).ok()
+    };
+    let (inode, page) = (after("ino")?, after("pgoff")?);
+    let result = event.rsplit(' ').next()?;
+    let offset = page * PAGE;
+    result
+        .split('|')
+        .any(|word| word == "NOPAGE")
+        .then_some((inode, offset - offset % (2 << 20)))
+}
+
 /// How many bytes of `[begin, end)` of the inode the flushes cover.
 pub fn covered(flushed: &[Flushed], inode: u64, begin: u64, end: u64) -> u64 {
     (begin..end)
@@ -118,6 +179,16 @@ mod tests {
                 .begin,
             0
         );
+    }
+
+    #[test]
+    fn reads_faults_that_gave_an_entry() {
+        let line =
+            "x dax_pmd_fault_done: dev 259:0 ino 0x83 shared WRITE|ALLOW_RETRY address 0x7f \
+                    vm_start 0x7f vm_end 0x80 pgoff 0x2ff max_pgoff 0x600 NOPAGE";
+        assert_eq!(parse_pmd_fault(line), Some((0x83, 2 << 20)));
+        let refused = line.replace("NOPAGE", "FALLBACK");
+        assert_eq!(parse_pmd_fault(&refused), None);
     }
 
     #[test]

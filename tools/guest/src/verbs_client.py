@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import socket as sockets
+import signal
 import struct
 import sys
 import threading
@@ -37,6 +38,8 @@ libc.mmap.restype = ctypes.c_void_p
 libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int,
                       ctypes.c_int64]
 libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+libc.mremap.restype = ctypes.c_void_p
+libc.mremap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p]
 libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 libc.ftruncate.argtypes = [ctypes.c_int, ctypes.c_int64]
 libc.truncate.argtypes = [ctypes.c_char_p, ctypes.c_int64]
@@ -198,6 +201,30 @@ class Client:
     def unmap(self, map):
         return timed(libc.munmap, *self.maps.pop(map))
 
+    def remap(self, map):
+        """Moves a mapping over one that is made for the purpose, so that its address changes."""
+        old, length = self.maps[map]
+        new, _ = timed(self._mmap, None, length, 0, 0x22, -1, 0)  # MAP_PRIVATE | MAP_ANONYMOUS
+        address, ns = timed(self._mremap, old, length, length, 3, new)  # MAYMOVE | FIXED
+        self.maps[map] = (address, length)
+        return 0, ns
+
+    @staticmethod
+    def _mremap(*args):
+        address = libc.mremap(*args)
+        return -1 if address in (None, ctypes.c_void_p(-1).value) else address
+
+    def fork(self):
+        """A child with copies of everything that sleeps until it is killed."""
+        pid = os.fork()
+        if pid == 0:
+            os.close(0)
+            os.close(1)
+            signal.alarm(60)
+            while True:
+                signal.pause()
+        return pid, 0
+
     def fill(self, map, offset, length, seed):
         ctypes.memmove(self.maps[map][0] + offset, pattern(seed, length), length)
         return 0, 0
@@ -322,6 +349,22 @@ class Client:
             what = struct.pack('qQQQ', source, args['from_offset'], args['length'], args['to_offset'])
             return self._on(args['to'], lambda fd: (0, timed_python(fcntl.ioctl, fd, FICLONERANGE, what)[1]))
         return self._on(args['from'], clone)
+
+    def do_ioctl(self, path, request, argument, others, status, flags=0):
+        buffer, opened = bytearray(argument), []
+        try:
+            for other in others:
+                opened.append(timed_python(os.open, other['path'], os.O_RDWR | flags)[0])
+                at, width = other['at'], other['width']
+                buffer[at:at + width] = opened[-1].to_bytes(width, 'little')
+            _, ns = self._on(path, lambda fd: timed_python(fcntl.ioctl, fd, request, buffer), flags)
+        finally:
+            for fd in opened:
+                os.close(fd)
+        said = 0 if status is None else struct.unpack_from('i', buffer, status)[0]
+        if said < 0:
+            raise Refused(-said, ns=ns)
+        return said, ns
 
     def do_pwrite(self, path, offset, length):
         data = pattern(1, length)

@@ -13,11 +13,14 @@ use std::ffi::{c_void, CString};
 use std::io::{BufRead, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 /// Linux's own, and not in the libc crate.
 const F_SETSIG: i32 = 10;
+/// The signals holders of leases are sent.
+const SIGNALS: [i32; 3] = [libc::SIGIO, libc::SIGUSR1, libc::SIGUSR2];
 
 #[derive(Default)]
 pub(crate) struct Worker {
@@ -36,6 +39,7 @@ pub fn run(kept: &[String]) -> anyhow::Result<()> {
         worker.files.insert(name.to_owned(), fd);
     }
     block_signals();
+    catch_the_alarm();
     let mut stdout = std::io::stdout();
     if !kept.is_empty() {
         // The exec was a request too, and this is its answer.
@@ -71,10 +75,21 @@ fn block_signals() {
     unsafe {
         let mut set = std::mem::zeroed();
         libc::sigemptyset(&mut set);
-        for signal in [libc::SIGIO, libc::SIGUSR1, libc::SIGUSR2] {
+        for signal in SIGNALS {
             libc::sigaddset(&mut set, signal);
         }
         libc::sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+    }
+}
+
+/// SIGALRM interrupts a system call that waits, and does nothing else.
+fn catch_the_alarm() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    // SAFETY: the handler does nothing; all zeroes is a valid action, without SA_RESTART.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as libc::sighandler_t;
+        libc::sigaction(libc::SIGALRM, &action, std::ptr::null_mut());
     }
 }
 
@@ -87,6 +102,14 @@ fn check(result: i32) -> Result<i32, Errno> {
         Err(last())
     } else {
         Ok(result)
+    }
+}
+
+fn check_size(result: isize) -> Result<(), Errno> {
+    if result < 0 {
+        Err(last())
+    } else {
+        Ok(())
     }
 }
 
@@ -278,6 +301,43 @@ impl Worker {
                     check(done).map(drop)
                 })
             }
+            Request::DirectWrite {
+                map,
+                offset,
+                length,
+                path,
+            } => {
+                let (at, length) = self.span(&map, offset, length)?;
+                let target = std::fs::File::options()
+                    .write(true)
+                    .custom_flags(libc::O_DIRECT)
+                    .open(path)?;
+                timed(|| {
+                    // SAFETY: the span lies inside a mapping of this worker.
+                    check_size(unsafe {
+                        libc::pwrite(target.as_raw_fd(), at as *const c_void, length, 0)
+                    })
+                })
+            }
+            Request::Splice {
+                map,
+                offset,
+                length,
+                name,
+            } => {
+                let (at, length) = self.span(&map, offset, length)?;
+                let (read, write) = rustix::pipe::pipe()?;
+                let part = libc::iovec {
+                    iov_base: at as *mut c_void,
+                    iov_len: length,
+                };
+                let reply =
+                    // SAFETY: the span lies inside a mapping of this worker.
+                    timed(|| check_size(unsafe { libc::vmsplice(write.as_raw_fd(), &part, 1, 0) }));
+                self.files.insert(format!("{name}.read"), read);
+                self.files.insert(format!("{name}.write"), write);
+                reply
+            }
             Request::Do(call) => carry_out(&call),
             Request::Ring(call) => return self.ring_call(call),
             Request::Verbs(verb) => self.verbs(verb)?,
@@ -302,6 +362,9 @@ impl Worker {
                     unsafe { libc::munmap(base as *mut c_void, length) };
                 }
                 self.files.clear();
+                for signal in SIGNALS {
+                    while wait_signal(signal, 0).value != 0 {}
+                }
                 Reply::default()
             }
             other => anyhow::bail!("{other:?} needs the verbs client"),

@@ -6,6 +6,7 @@ pub mod build;
 pub mod clean;
 pub mod demo;
 pub mod doctor;
+pub mod matrix;
 pub mod pyverbs;
 pub mod run;
 pub mod series;

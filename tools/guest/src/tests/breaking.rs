@@ -2,18 +2,18 @@
 //! A layout lease that is not exclusive is broken by a layout change: signal, wait, go on.
 
 use super::env::{
-    getlease_is, lease_is, must_be, nonblocking_op_is, op_is, Env, EXCLUSIVE, PINNED, SHARED, SIZE,
-    SOLE, UNLCK,
+    getlease_is, lease_is, must_be, nonblocking_op_is, op_is, Env, Loan, EXCLUSIVE, PINNED, SHARED,
+    SIZE, SOLE, UNLCK,
 };
-use super::{tests, Test};
-use crate::client::Client;
+use super::{signalled, tests, Test};
 use crate::names::errno_name;
-use crate::ops::{Op, SUBTRACTIVE};
-use crate::protocol::Request;
+use crate::ops::{subtractive, Op};
+use crate::protocol::{Call, Request};
 use crate::setup::Fs;
 use crate::snapshot::Snapshot;
 use crate::trial::Expect;
 use anyhow::{bail, ensure};
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub fn tests(fs: Fs) -> Vec<Test> {
@@ -24,54 +24,93 @@ pub fn tests(fs: Fs) -> Vec<Test> {
         exclusive_holder_spares_the_others,
         own_lease_is_not_broken,
     ];
-    for op in SUBTRACTIVE.into_iter().filter(|op| op.exists_on(fs)) {
-        list.push(Test::new(format!("waits.{}", op.slug()), move |env| {
-            waits(env, op)
-        }));
-        // These two take a path and always wait.
-        if !matches!(op, Op::Truncate | Op::OpenTruncate) {
-            let name = format!("nonblock.{}", op.slug());
-            list.push(Test::new(name, move |env| nonblock(env, op)));
+    for op in subtractive(fs) {
+        let mut cell = |state: &str, expects: &str, check: fn(&Env, Op) -> anyhow::Result<()>| {
+            let name = format!("{state}.{}", op.slug());
+            list.push(Test::cell(name, expects, move |env| check(env, op)));
+        };
+        cell("waits", "SIGIO, waits, success", waits);
+        cell("interrupted", "EINTR", interrupted);
+        if !op.takes_a_path() {
+            cell("nonblock", "EWOULDBLOCK", nonblock);
         }
     }
     list
 }
 
-fn signalled(holder: &mut Client, signal: i32, milliseconds: u64) -> anyhow::Result<bool> {
-    let reply = holder.must(Request::WaitSignal {
-        signal,
-        milliseconds,
-    })?;
-    Ok(reply.value == i64::from(signal))
+/// A file with a breakable lease, and an operation that waits for it.
+struct Waiting<'a> {
+    files: (PathBuf, PathBuf),
+    before: (Snapshot, Snapshot),
+    call: Call,
+    holder: Loan<'a>,
+    other: Loan<'a>,
+}
+
+impl<'a> Waiting<'a> {
+    fn begin(env: &'a Env, op: Op) -> anyhow::Result<Self> {
+        let files = env.pair()?;
+        let (mut holder, mut other) = (env.worker()?, env.other(op)?);
+        holder.open("file", &files.0)?;
+        lease_is(&mut holder, "file", SHARED, 0, "a breakable lease")?;
+        let before = (Snapshot::take(&files.0)?, Snapshot::take(&files.1)?);
+        let call = op.call(&files.0, &files.1, SIZE, PINNED);
+        other.send(&Request::Do(call.clone()))?;
+        ensure!(
+            signalled(&mut holder, libc::SIGIO, 10_000)?,
+            "no SIGIO for the holder"
+        );
+        Ok(Waiting {
+            files,
+            before,
+            call,
+            holder,
+            other,
+        })
+    }
+
+    /// What is different from what it was.
+    fn changed(&self) -> anyhow::Result<Option<String>> {
+        let (file, partner) = &self.files;
+        let file = self.before.0.difference(&Snapshot::take(file)?);
+        let partner = self.before.1.difference(&Snapshot::take(partner)?);
+        Ok(file.or(partner))
+    }
 }
 
 /// The holder is told, the change waits, and goes on when the lease is released.
 fn waits(env: &Env, op: Op) -> anyhow::Result<()> {
-    let files = env.pair()?;
-    let mut holder = env.worker()?;
-    let mut other = env.worker()?;
-    holder.open("file", &files.0)?;
-    lease_is(&mut holder, "file", SHARED, 0, "a breakable lease")?;
-    let before = Snapshot::take(&files.0)?;
-    let call = op.call(&files.0, &files.1, SIZE, PINNED);
-    other.send(&Request::Do(call))?;
-    ensure!(
-        signalled(&mut holder, libc::SIGIO, 10_000)?,
-        "no SIGIO for the holder"
-    );
-    getlease_is(&mut holder, "file", UNLCK, "while a break is pending")?;
-    if let Some(early) = other.receive_within(Duration::from_millis(100))? {
+    let mut waiting = Waiting::begin(env, op)?;
+    getlease_is(
+        &mut waiting.holder,
+        "file",
+        UNLCK,
+        "while a break is pending",
+    )?;
+    if let Some(early) = waiting.other.receive_within(Duration::from_millis(100))? {
         bail!("did not wait for the holder: {}", errno_name(early.errno));
     }
-    if let Some(what) = before.difference(&Snapshot::take(&files.0)?) {
+    if let Some(what) = waiting.changed()? {
         bail!("changed before the lease was released: {what}");
     }
-    lease_is(&mut holder, "file", UNLCK, 0, "release")?;
-    must_be(&other.receive()?, 0, "after the release")?;
-    ensure!(
-        before != Snapshot::take(&files.0)? || op == Op::ReflinkFrom,
-        "nothing changed"
-    );
+    lease_is(&mut waiting.holder, "file", UNLCK, 0, "release")?;
+    must_be(&waiting.other.receive()?, 0, "after the release")?;
+    ensure!(waiting.changed()?.is_some(), "nothing changed");
+    Ok(())
+}
+
+/// A signal ends the wait, and the change is not done, not even later.
+fn interrupted(env: &Env, op: Op) -> anyhow::Result<()> {
+    let mut waiting = Waiting::begin(env, op)?;
+    waiting.other.signal(libc::SIGALRM);
+    must_be(&waiting.other.receive()?, libc::EINTR, "after a signal")?;
+    lease_is(&mut waiting.holder, "file", UNLCK, 0, "release")?;
+    if let Some(what) = waiting.changed()? {
+        bail!("interrupted, yet changed: {what}");
+    }
+    let again = waiting.other.call(&waiting.call)?;
+    must_be(&again, 0, "once more, after the release")?;
+    ensure!(waiting.changed()?.is_some(), "nothing changed");
     Ok(())
 }
 
@@ -79,7 +118,7 @@ fn waits(env: &Env, op: Op) -> anyhow::Result<()> {
 fn nonblock(env: &Env, op: Op) -> anyhow::Result<()> {
     let files = env.pair()?;
     let mut holder = env.worker()?;
-    let mut other = env.worker()?;
+    let mut other = env.other(op)?;
     holder.open("file", &files.0)?;
     lease_is(&mut holder, "file", SHARED, 0, "a breakable lease")?;
     let expect = Expect::Refused(libc::EWOULDBLOCK);

@@ -6,12 +6,14 @@ use crate::names::errno_name;
 use crate::ops::{Op, Span};
 use crate::protocol::{Reply, Request};
 use crate::setup::{Fs, Mounted, Rdma};
+use crate::slow::Slow;
 use crate::trial::{attempt, attempt_call, Expect, Files};
 use anyhow::{bail, Context};
 use std::ops::{Deref, DerefMut};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Shared layout lease.
 pub const SHARED: i32 = libc::F_RDLCK | layout_lease::F_LAYOUT;
@@ -53,9 +55,13 @@ pub struct Env {
     pub examples: PathBuf,
     mounted: Mutex<Mounted>,
     rdma: Rdma,
-    /// Verbs clients at rest; starting one takes seconds on an emulated CPU.
-    idle: Mutex<Vec<Client>>,
+    /// Processes at rest. Starting one takes time on an emulated CPU: a verbs client, seconds.
+    workers: Mutex<Vec<Client>>,
+    strangers: Mutex<Vec<Client>>,
+    verbs: Mutex<Vec<Client>>,
+    slow: OnceLock<Slow>,
     counter: AtomicU32,
+    files: Mutex<Vec<PathBuf>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -66,15 +72,19 @@ impl Env {
     /// A fresh filesystem and the RDMA device.
     pub fn new(fs: Fs, daxpin: PathBuf, examples: PathBuf) -> anyhow::Result<Env> {
         let rdma = Rdma::ready()?;
-        let idle = vec![Client::verbs(rdma.device, rdma.gid_index)?];
+        let verbs = vec![Client::verbs(rdma.device, rdma.gid_index)?];
         Ok(Env {
             fs,
             daxpin,
             examples,
-            mounted: Mutex::new(Mounted::fresh(fs)?),
+            mounted: Mutex::new(Mounted::roomy(fs)?),
             rdma,
-            idle: Mutex::new(idle),
+            workers: Mutex::default(),
+            strangers: Mutex::default(),
+            verbs: Mutex::new(verbs),
+            slow: OnceLock::new(),
             counter: AtomicU32::new(0),
+            files: Mutex::default(),
         })
     }
 
@@ -88,10 +98,12 @@ impl Env {
         self.rdma.address
     }
 
-    /// A name nobody else uses.
+    /// A name nobody else uses. What has it is removed after the test.
     pub fn path(&self) -> PathBuf {
         let number = self.counter.fetch_add(1, Ordering::Relaxed);
-        self.mounted().root.join(format!("file-{number}"))
+        let path = self.mounted().root.join(format!("file-{number}"));
+        lock(&self.files).push(path.clone());
+        path
     }
 
     /// A file of its own, full of written blocks.
@@ -99,29 +111,42 @@ impl Env {
         self.file_of(SIZE)
     }
 
-    /// A file of this size.
+    /// A file of this size. Everybody may write to it, and it has the bits that a write by somebody
+    /// without privileges takes away: a refused one must not.
     pub fn file_of(&self, size: u64) -> anyhow::Result<PathBuf> {
         let path = self.path();
         let name = path.file_name().context("a name")?.to_string_lossy();
-        let mounted = self.mounted();
-        mounted.file(&name, size)
+        self.mounted().file(&name, size)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o6777))?;
+        Ok(path)
+    }
+
+    /// Removes the files of the test that is over, so that there is room for the next one's.
+    pub fn clean(&self) {
+        for path in lock(&self.files).drain(..) {
+            // The test may have removed or renamed it.
+            let _ = std::fs::remove_file(path);
+        }
     }
 
     /// A process for files and leases.
-    pub fn worker(&self) -> anyhow::Result<Client> {
-        Client::worker()
+    pub fn worker(&self) -> anyhow::Result<Loan<'_>> {
+        Loan::take(&self.workers, Client::worker)
+    }
+
+    /// The same without any privileges: another user's.
+    pub fn stranger(&self) -> anyhow::Result<Loan<'_>> {
+        Loan::take(&self.strangers, || {
+            let mut client = Client::worker()?;
+            client.become_nobody()?;
+            Ok(client)
+        })
     }
 
     /// A process for verbs as well, holding nothing.
-    pub fn verbs(&self) -> anyhow::Result<Verbs<'_>> {
-        let idle = lock(&self.idle).pop();
-        let client = match idle {
-            Some(client) => client,
-            None => Client::verbs(self.rdma.device, self.rdma.gid_index)?,
-        };
-        Ok(Verbs {
-            env: self,
-            client: Some(client),
+    pub fn verbs(&self) -> anyhow::Result<Loan<'_>> {
+        Loan::take(&self.verbs, || {
+            Client::verbs(self.rdma.device, self.rdma.gid_index)
         })
     }
 
@@ -130,19 +155,51 @@ impl Env {
         Client::verbs_by(starter, self.rdma.device, self.rdma.gid_index)
     }
 
+    /// A device that can be made to wait.
+    pub fn slow(&self) -> anyhow::Result<&Slow> {
+        if self.slow.get().is_none() {
+            let _ = self.slow.set(Slow::make(self.fs.name())?);
+        }
+        self.slow.get().context("just made")
+    }
+
     /// A pair of files of their own.
     pub fn pair(&self) -> anyhow::Result<(PathBuf, PathBuf)> {
         Ok((self.file()?, self.file()?))
     }
+
+    /// Whoever is to try an operation that is not the holder: nobody special, unless it takes root.
+    pub fn other(&self, op: Op) -> anyhow::Result<Loan<'_>> {
+        if op.needs_root() {
+            self.worker()
+        } else {
+            self.stranger()
+        }
+    }
 }
 
-/// A verbs client on loan: it comes back empty-handed.
-pub struct Verbs<'a> {
-    env: &'a Env,
+/// A process on loan: it comes back empty-handed.
+pub struct Loan<'a> {
+    pool: &'a Mutex<Vec<Client>>,
     client: Option<Client>,
 }
 
-impl Verbs<'_> {
+impl<'a> Loan<'a> {
+    fn take(
+        pool: &'a Mutex<Vec<Client>>,
+        make: impl FnOnce() -> anyhow::Result<Client>,
+    ) -> anyhow::Result<Loan<'a>> {
+        let idle = lock(pool).pop();
+        let client = match idle {
+            Some(client) => client,
+            None => make()?,
+        };
+        Ok(Loan {
+            pool,
+            client: Some(client),
+        })
+    }
+
     /// Ends the process, as any program may end, with everything it holds.
     pub fn end(mut self) -> anyhow::Result<()> {
         self.client.take().map_or(Ok(()), Client::end)
@@ -167,7 +224,7 @@ impl Client {
     }
 }
 
-impl Deref for Verbs<'_> {
+impl Deref for Loan<'_> {
     type Target = Client;
     #[allow(clippy::expect_used)]
     fn deref(&self) -> &Client {
@@ -175,19 +232,19 @@ impl Deref for Verbs<'_> {
     }
 }
 
-impl DerefMut for Verbs<'_> {
+impl DerefMut for Loan<'_> {
     #[allow(clippy::expect_used)]
     fn deref_mut(&mut self) -> &mut Client {
         self.client.as_mut().expect("only `end` and drop take it")
     }
 }
 
-impl Drop for Verbs<'_> {
+impl Drop for Loan<'_> {
     fn drop(&mut self) {
         if let Some(mut client) = self.client.take() {
-            // One that did not answer as it should is ended instead.
-            if client.must(Request::Reset).is_ok() {
-                lock(&self.env.idle).push(client);
+            // One that did not answer as it should is ended instead, and so is one that cannot go back.
+            if !client.is_changed() && client.must(Request::Reset).is_ok() {
+                lock(self.pool).push(client);
             }
         }
     }
@@ -262,7 +319,8 @@ pub fn nonblocking_op_is(
     at: Span,
     expect: Expect,
 ) -> anyhow::Result<()> {
-    let call = op.call(&files.0, &files.1, SIZE, at).nonblocking();
+    let size = std::fs::metadata(&files.0)?.len();
+    let call = op.call(&files.0, &files.1, size, at).nonblocking();
     let call = call.ok_or_else(|| Skip("it takes a path, not a descriptor".to_owned()))?;
     let verdict = attempt_call(who, &call, of(files), expect)?;
     if !verdict.ok {

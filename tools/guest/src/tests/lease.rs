@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! F_SETLEASE and F_GETLEASE: arguments, errors, conflicts, changes in place.
 
-use super::env::{getlease_is, lease_is, must_be, Env, EXCLUSIVE, SHARED, SOLE, UNLCK};
+use super::env::{getlease_is, lease_is, must_be, Env, Loan, EXCLUSIVE, SHARED, SOLE, UNLCK};
 use super::{tests, Test};
-use crate::client::Client;
 use crate::protocol::{Call, Request};
 use crate::setup::Fs;
 use anyhow::Context;
@@ -37,7 +36,7 @@ pub fn tests(fs: Fs) -> Vec<Test> {
     list
 }
 
-pub(super) fn opened(env: &Env) -> anyhow::Result<(Client, std::path::PathBuf)> {
+pub(super) fn opened(env: &Env) -> anyhow::Result<(Loan<'_>, std::path::PathBuf)> {
     let file = env.file_of(65536)?;
     let mut worker = env.worker()?;
     worker.open("file", &file)?;

@@ -3,8 +3,7 @@
 
 use super::env::{lease_is, must_be, op_is, Env, EXCLUSIVE, PINNED, SHARED, SIZE};
 use super::{tests, Test};
-use crate::client::{ON_DEMAND, WRITE};
-use crate::names::errno_name;
+use crate::client::{Client, ON_DEMAND, WRITE};
 use crate::ops::Op;
 use crate::pins::{count, find, Wanted};
 use crate::protocol::{pattern, Request};
@@ -19,11 +18,12 @@ const REFUSED: Expect = Expect::Refused(libc::ETXTBSY);
 pub fn tests(_: Fs) -> Vec<Test> {
     tests![
         close_and_unmap_are_free,
+        mremap_takes_no_pin_along,
+        fork_keeps_the_pin,
         pin_keeps_the_lease_of_a_closed_description,
         exit_drops_everything,
         killed_process_drops_everything,
         unlink_under_a_pin,
-        pin_keeps_the_mount,
         dma_then_fsync,
         dma_then_fsync_twice,
         data_survives_a_refused_change,
@@ -74,6 +74,64 @@ fn close_and_unmap_are_free(env: &Env) -> anyhow::Result<()> {
         Expect::Succeeds,
         "and now not even that",
     )
+}
+
+/// The pin is on the file, wherever in the address space it is mapped.
+fn mremap_takes_no_pin_along(env: &Env) -> anyhow::Result<()> {
+    let files = env.pair()?;
+    let mut client = receiver(env, &files.0)?;
+    client.must(Request::Remap {
+        map: "map".to_owned(),
+    })?;
+    let refused = |client: &mut Client| {
+        let what = "pinned before the mapping moved";
+        op_is(client, Op::Punch, &files, PINNED, REFUSED, what)
+    };
+    refused(&mut client)?;
+    transfer_and_fsync(&mut client, &files.0, 51)?;
+    let found = client.must(Request::Compare {
+        map: "map".to_owned(),
+        offset: 0,
+        length: SIZE,
+        seed: 51,
+    })?;
+    ensure!(found.value == 1, "the moved mapping has other data");
+    client.must(Request::Unmap {
+        map: "map".to_owned(),
+    })?;
+    refused(&mut client)
+}
+
+/// A child that has a copy of the uverbs descriptor keeps the region, and with it the pin.
+fn fork_keeps_the_pin(env: &Env) -> anyhow::Result<()> {
+    let files = env.pair()?;
+    let mut client = env.verbs()?;
+    client.pin(&files.0)?;
+    let child = client.must(Request::Fork)?.value;
+    let child_pid = u32::try_from(child)?;
+    pinned_still(client.pid(), &files.0)?;
+    pinned_still(child_pid, &files.0)?;
+    client.signal(libc::SIGKILL);
+    let ended = client.end();
+    let mut other = env.worker()?;
+    let refused = ended.and_then(|()| {
+        pinned_still(child_pid, &files.0)?;
+        let what = "the child has the uverbs file open";
+        op_is(&mut other, Op::Punch, &files, PINNED, REFUSED, what)
+    });
+    // SAFETY: a signal to the child this test made, which is this process's grandchild.
+    unsafe { libc::kill(i32::try_from(child)?, libc::SIGKILL) };
+    refused?;
+    let deadline = std::time::Instant::now() + Duration::from_secs(5);
+    let punch = Op::Punch.call(&files.0, &files.1, SIZE, PINNED);
+    loop {
+        // Nobody here can wait for the grandchild's end.
+        let reply = other.call(&punch)?;
+        if reply.errno != libc::ETXTBSY || std::time::Instant::now() > deadline {
+            return must_be(&reply, 0, "after the child's end");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// The description lives while a pin holds it, and the lease with it.
@@ -139,7 +197,7 @@ fn killed_process_drops_everything(env: &Env) -> anyhow::Result<()> {
     client.end()?;
     let what = "after the client was killed";
     op_is(
-        &mut env.worker()?,
+        &mut *env.worker()?,
         Op::Ftruncate,
         &files,
         PINNED,
@@ -179,29 +237,8 @@ fn unlink_under_a_pin(env: &Env) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn pin_keeps_the_mount(env: &Env) -> anyhow::Result<()> {
-    let file = env.file()?;
-    let mut client = env.verbs()?;
-    client.pin(&file)?;
-    client.must(Request::Unmap {
-        map: "map".to_owned(),
-    })?;
-    client.close("file")?;
-    let mounted = env.mounted();
-    let flags = rustix::mount::UnmountFlags::empty();
-    match rustix::mount::unmount(&mounted.root, flags) {
-        Err(rustix::io::Errno::BUSY) => Ok(()),
-        Err(error) => bail!("umount: {}", errno_name(error.raw_os_error())),
-        Ok(()) => {
-            let mut mounted = mounted;
-            mounted.mount()?;
-            bail!("unmounted under a pin")
-        }
-    }
-}
-
 /// A client with a pin on the whole file and a source full of a pattern.
-fn receiver<'a>(env: &'a Env, file: &std::path::Path) -> anyhow::Result<super::env::Verbs<'a>> {
+fn receiver<'a>(env: &'a Env, file: &std::path::Path) -> anyhow::Result<super::env::Loan<'a>> {
     let mut client = env.verbs()?;
     client.lease_and_map(file, SHARED | EXCLUSIVE)?;
     must_be(&client.reg("target", "map", 0, SIZE)?, 0, "the whole file")?;
@@ -211,11 +248,7 @@ fn receiver<'a>(env: &'a Env, file: &std::path::Path) -> anyhow::Result<super::e
 }
 
 /// Sends a pattern over RDMA; the fsync after it must flush the whole file.
-fn send_and_fsync(
-    client: &mut crate::client::Client,
-    file: &std::path::Path,
-    seed: u32,
-) -> anyhow::Result<()> {
+fn send_and_fsync(client: &mut Client, file: &std::path::Path, seed: u32) -> anyhow::Result<()> {
     client.must(Request::Fill {
         map: "memory".to_owned(),
         offset: 0,
@@ -241,7 +274,7 @@ fn send_and_fsync(
 
 /// The same, and read(2) must find what was sent.
 fn transfer_and_fsync(
-    client: &mut crate::client::Client,
+    client: &mut Client,
     file: &std::path::Path,
     seed: u32,
 ) -> anyhow::Result<()> {

@@ -64,7 +64,7 @@ pub fn owner_of(pid: u32) -> anyhow::Result<i32> {
 /// A process with a lease, the file, and the number of its descriptor.
 pub fn leased(env: &Env, lease: i32) -> anyhow::Result<(Client, PathBuf, i32)> {
     let file = env.file()?;
-    let mut worker = env.worker()?;
+    let mut worker = Client::worker()?;
     let fd = worker.open("file", &file)?;
     lease_is(&mut worker, "file", lease, 0, "the lease")?;
     Ok((worker, file, i32::try_from(fd)?))
@@ -428,14 +428,14 @@ fn owner_in_flight(env: &Env) -> anyhow::Result<()> {
 }
 
 /// Some pins and leases, in one process each.
-fn some<'a>(env: &'a Env) -> anyhow::Result<(super::env::Verbs<'a>, Client)> {
+fn some<'a>(env: &'a Env) -> anyhow::Result<(super::env::Loan<'a>, Client)> {
     let mut client = env.verbs()?;
     client.pin(&env.file()?)?;
     for index in 0..20 {
         let reply = client.reg(&format!("mr {index}"), "map", index * 3 * PAGE, PAGE)?;
         must_be(&reply, 0, "a page")?;
     }
-    let mut worker = env.worker()?;
+    let mut worker = Client::worker()?;
     for index in 0..5 {
         let name = format!("file {index}");
         worker.open(&name, &env.file()?)?;

@@ -23,7 +23,7 @@ const REFUSED: Expect = Expect::Refused(libc::ETXTBSY);
 const SOON: Duration = Duration::from_secs(15);
 
 /// A client whose pin is all that is left of the file, and another name with a blank in it.
-fn only_a_pin<'a>(env: &'a Env) -> anyhow::Result<(super::env::Verbs<'a>, (PathBuf, PathBuf))> {
+fn only_a_pin<'a>(env: &'a Env) -> anyhow::Result<(super::env::Loan<'a>, (PathBuf, PathBuf))> {
     let (file, partner) = env.pair()?;
     let blank = file.with_file_name(format!(
         "{} blank",

@@ -2,10 +2,13 @@
 //! Tests of the contract: one group for each area and filesystem, each test on files of its own.
 
 mod absent;
+mod additive;
 mod breaking;
 mod env;
 mod examples;
+mod held;
 mod holding;
+mod large;
 mod launcher;
 mod layout;
 mod lease;
@@ -13,6 +16,8 @@ mod lifetime;
 mod listing;
 mod loss;
 mod ls;
+mod mounts;
+mod names;
 mod namespaces;
 mod nfs;
 mod pins;
@@ -23,11 +28,16 @@ mod ring;
 mod ring_data;
 mod ring_life;
 mod ring_pins;
+mod sharing;
 mod tool;
+mod transient;
+mod unsupported;
 mod why;
 
+use crate::client::Client;
 use crate::ktap::{Outcome, Writer};
 use crate::kunit::glob;
+use crate::protocol::Request;
 use crate::setup::Fs;
 use env::{Env, Skip};
 use std::path::PathBuf;
@@ -69,6 +79,9 @@ type Check = Arc<dyn Fn(&Env) -> anyhow::Result<()> + Send + Sync>;
 /// A test and its name.
 struct Test {
     name: String,
+    /// What the contract says, for the test of an operation (the name's second word) in a state of the
+    /// file (the first).
+    expects: Option<String>,
     check: Check,
 }
 
@@ -79,9 +92,59 @@ impl Test {
     ) -> Test {
         Test {
             name: name.into(),
+            expects: None,
             check: Arc::new(check),
         }
     }
+
+    /// A cell of the matrix: operations by states.
+    fn cell(
+        name: impl Into<String>,
+        expects: impl Into<String>,
+        check: impl Fn(&Env) -> anyhow::Result<()> + Send + Sync + 'static,
+    ) -> Test {
+        Test {
+            expects: Some(expects.into()),
+            ..Test::new(name, check)
+        }
+    }
+}
+
+/// What is known of a test without running it.
+pub struct Listed {
+    /// The area of the contract.
+    pub area: &'static str,
+    /// The filesystem.
+    pub fs: Fs,
+    /// The test's own name.
+    pub name: String,
+    /// What the contract says, for a cell of the matrix.
+    pub expects: Option<String>,
+}
+
+/// Every test there is, in the order they run.
+pub fn list() -> Vec<Listed> {
+    let mut list = Vec::new();
+    for fs in Fs::ALL {
+        for (area, tests) in AREAS {
+            list.extend(tests(fs).into_iter().map(|test| Listed {
+                area,
+                fs,
+                name: test.name,
+                expects: test.expects,
+            }));
+        }
+    }
+    list
+}
+
+/// Whether a process gets this signal within the time.
+fn signalled(holder: &mut Client, signal: i32, milliseconds: u64) -> anyhow::Result<bool> {
+    let reply = holder.must(Request::WaitSignal {
+        signal,
+        milliseconds,
+    })?;
+    Ok(reply.value == i64::from(signal))
 }
 
 /// A list of tests from functions, each under its own name.
@@ -107,6 +170,13 @@ const AREAS: &[Area] = &[
     ("ring_life", ring_life::tests),
     ("ring_data", ring_data::tests),
     ("layout", layout::tests),
+    ("transient", transient::tests),
+    ("additive", additive::tests),
+    ("unsupported", unsupported::tests),
+    ("sharing", sharing::tests),
+    ("large", large::tests),
+    ("names", names::tests),
+    ("mounts", mounts::tests),
     ("listing", listing::tests),
     ("namespaces", namespaces::tests),
     ("launcher", launcher::tests),
@@ -172,6 +242,7 @@ pub fn run(options: &Options) -> anyhow::Result<bool> {
         for test in tests {
             let begun = Instant::now();
             let outcome = bounded(env, &test);
+            env.clean();
             let (word, why) = match &outcome {
                 Outcome::Pass => ("ok  ", ""),
                 Outcome::Skip(why) => ("skip", why.as_str()),

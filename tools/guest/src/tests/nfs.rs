@@ -2,8 +2,7 @@
 //! pNFS block layouts, which the NFS server gives to its clients, beside layout leases and pins.
 
 use super::env::{
-    getlease_is, lease_is, must_be, Env, Verbs, BEFORE, EXCLUSIVE, PINNED, SHARED, SIZE, SOLE,
-    UNLCK,
+    getlease_is, lease_is, must_be, Env, Loan, BEFORE, EXCLUSIVE, PINNED, SHARED, SIZE, SOLE, UNLCK,
 };
 use super::{tests, Test};
 use crate::client::Client;
@@ -164,8 +163,8 @@ fn with_hole(env: &Env) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-fn holder(env: &Env, path: &Path, lease: i32) -> anyhow::Result<Client> {
-    let mut holder = env.worker()?;
+fn holder(path: &Path, lease: i32) -> anyhow::Result<Client> {
+    let mut holder = Client::worker()?;
     holder.open("file", path)?;
     lease_is(&mut holder, "file", lease, 0, "a lease")?;
     Ok(holder)
@@ -189,7 +188,7 @@ fn granted_without_a_lease(env: &Env) -> anyhow::Result<()> {
 /// Both are asked to let go, the process first.
 fn granted_with_a_breakable_lease(env: &Env) -> anyhow::Result<()> {
     let files = env.pair()?;
-    let mut holder = holder(env, &files.0, SHARED)?;
+    let mut holder = holder(&files.0, SHARED)?;
     let mut remote = Remote::new(&files.0)?;
     let layout = remote.layout("a breakable lease")?;
     getlease_is(&mut holder, "file", SHARED, "beside a client's layout")?;
@@ -215,7 +214,7 @@ fn granted_with_a_breakable_lease(env: &Env) -> anyhow::Result<()> {
 fn declined(env: &Env, lease: i32) -> anyhow::Result<()> {
     let path = with_hole(env)?;
     let mut remote = Remote::new(&path)?;
-    let mut holder = holder(env, &path, lease)?;
+    let mut holder = holder(&path, lease)?;
     remote.is_declined(&path, "with the lease")?;
     getlease_is(&mut holder, "file", lease, "after LAYOUTGET")?;
     lease_is(&mut holder, "file", UNLCK, 0, "release")?;
@@ -236,7 +235,7 @@ fn declined_while_pinned(env: &Env) -> anyhow::Result<()> {
     remote.layout("after the pin").map(drop)
 }
 
-fn unpin(verbs: &mut Verbs<'_>) -> anyhow::Result<()> {
+fn unpin(verbs: &mut Loan<'_>) -> anyhow::Result<()> {
     let mr = "pin".to_owned();
     verbs.must(Request::Dereg { mr }).map(drop)
 }
@@ -245,7 +244,7 @@ fn unpin(verbs: &mut Verbs<'_>) -> anyhow::Result<()> {
 fn refused_setattr(env: &Env) -> anyhow::Result<()> {
     let path = env.file()?;
     let mut remote = Remote::new(&path)?;
-    let mut holder = holder(env, &path, SHARED | EXCLUSIVE)?;
+    let mut holder = holder(&path, SHARED | EXCLUSIVE)?;
     let before = Snapshot::take(&path)?;
     let status = remote.session.set_size(&remote.file, BEFORE.offset)?;
     ensure!(status == Status::IO, "SETATTR says {status}");
@@ -278,7 +277,7 @@ fn exclusive_recalls(env: &Env, lease: i32) -> anyhow::Result<()> {
 fn exclusive_in_place_recalls(env: &Env) -> anyhow::Result<()> {
     let path = env.file()?;
     let mut remote = Remote::new(&path)?;
-    let mut process = holder(env, &path, SHARED)?;
+    let mut process = holder(&path, SHARED)?;
     let layout = remote.layout("a breakable lease")?;
     let lease = SHARED | EXCLUSIVE;
     let what = "made exclusive in place";
@@ -459,7 +458,7 @@ fn kernel_client_falls_back(env: &Env) -> anyhow::Result<()> {
         Ok(())
     };
 
-    let holder = holder(env, &files.0, SHARED | EXCLUSIVE)?;
+    let holder = holder(&files.0, SHARED | EXCLUSIVE)?;
     write(&files.0)?;
     let (asked, in_vain) = mount.layoutgets()?;
     ensure!(

@@ -171,7 +171,7 @@ fn read_only_pin(env: &Env) -> anyhow::Result<()> {
 }
 
 /// A client with a leased and mapped file that is one hole.
-fn sparse(env: &Env, prot: i32) -> anyhow::Result<(std::path::PathBuf, super::env::Verbs<'_>)> {
+fn sparse(env: &Env, prot: i32) -> anyhow::Result<(std::path::PathBuf, super::env::Loan<'_>)> {
     let file = env.path();
     std::fs::File::create(&file)?.set_len(SIZE)?;
     let mut client = env.verbs()?;
@@ -228,7 +228,7 @@ fn hole_in_a_read_only_mapping(env: &Env) -> anyhow::Result<()> {
     let expect = crate::trial::Expect::Succeeds;
     let op = crate::ops::Op::Ftruncate;
     super::env::op_is(
-        &mut env.worker()?,
+        &mut *env.worker()?,
         op,
         &files,
         PINNED,
@@ -274,7 +274,7 @@ fn on_demand_paging_needs_no_lease(env: &Env) -> anyhow::Result<()> {
     let expect = crate::trial::Expect::Succeeds;
     let op = crate::ops::Op::Punch;
     super::env::op_is(
-        &mut env.worker()?,
+        &mut *env.worker()?,
         op,
         &files,
         PINNED,

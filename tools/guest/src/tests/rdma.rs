@@ -95,8 +95,8 @@ struct Opener {
 }
 
 impl Opener {
-    fn new(env: &Env, device: &SoftDevice, flags: i32) -> anyhow::Result<Opener> {
-        let mut client = env.worker()?;
+    fn new(device: &SoftDevice, flags: i32) -> anyhow::Result<Opener> {
+        let mut client = Client::worker()?;
         let driver = device.driver;
         let reply = client.must(Request::Verbs(Verb::Context {
             file: "uverbs".to_owned(),
@@ -215,7 +215,7 @@ impl Trial {
     fn new(env: &Env) -> anyhow::Result<Trial> {
         Ok(Trial {
             files: env.pair()?,
-            other: env.worker()?,
+            other: Client::worker()?,
         })
     }
 
@@ -265,7 +265,7 @@ impl Trial {
 
 fn registers_and_deregisters(env: &Env, device: &SoftDevice) -> anyhow::Result<()> {
     let mut trial = Trial::new(env)?;
-    let mut opener = Opener::new(env, device, 0)?;
+    let mut opener = Opener::new(device, 0)?;
     let mr = opener.pin(trial.path())?;
     let wanted = Wanted {
         path: trial.path(),
@@ -283,7 +283,7 @@ fn registers_and_deregisters(env: &Env, device: &SoftDevice) -> anyhow::Result<(
 
 fn sent_to_another_process(env: &Env, device: &SoftDevice) -> anyhow::Result<()> {
     let mut trial = Trial::new(env)?;
-    let mut opener = Opener::new(env, device, 0)?;
+    let mut opener = Opener::new(device, 0)?;
     opener.pin(trial.path())?;
     let mut receiver = env.worker()?;
     opener.give(&mut receiver)?;
@@ -300,7 +300,7 @@ fn sent_to_another_process(env: &Env, device: &SoftDevice) -> anyhow::Result<()>
 
 fn in_a_message_only(env: &Env, device: &SoftDevice) -> anyhow::Result<()> {
     let mut trial = Trial::new(env)?;
-    let mut opener = Opener::new(env, device, 0)?;
+    let mut opener = Opener::new(device, 0)?;
     opener.pin(trial.path())?;
     let post = Request::Verbs(Verb::Post {
         file: "uverbs".to_owned(),
@@ -323,7 +323,7 @@ fn in_a_message_only(env: &Env, device: &SoftDevice) -> anyhow::Result<()> {
 
 fn inherited_by_fork(env: &Env, device: &SoftDevice) -> anyhow::Result<()> {
     let mut trial = Trial::new(env)?;
-    let mut opener = Opener::new(env, device, 0)?;
+    let mut opener = Opener::new(device, 0)?;
     opener.pin(trial.path())?;
     let child = opener.client.must(Request::Fork)?.value;
     let result = opener
@@ -339,7 +339,7 @@ fn inherited_by_fork(env: &Env, device: &SoftDevice) -> anyhow::Result<()> {
 
 fn kept_through_exec(env: &Env, device: &SoftDevice) -> anyhow::Result<()> {
     let mut trial = Trial::new(env)?;
-    let mut opener = Opener::new(env, device, 0)?;
+    let mut opener = Opener::new(device, 0)?;
     let mr = opener.pin(trial.path())?;
     opener.client.must(Request::Exec)?;
     trial.pinned("the uverbs file was kept")?;
@@ -352,7 +352,7 @@ fn kept_through_exec(env: &Env, device: &SoftDevice) -> anyhow::Result<()> {
 
 fn closed_by_exec(env: &Env, device: &SoftDevice) -> anyhow::Result<()> {
     let mut trial = Trial::new(env)?;
-    let mut opener = Opener::new(env, device, libc::O_CLOEXEC)?;
+    let mut opener = Opener::new(device, libc::O_CLOEXEC)?;
     opener.pin(trial.path())?;
     trial.pinned("before exec")?;
     opener.client.must(Request::Exec)?;
@@ -362,7 +362,7 @@ fn closed_by_exec(env: &Env, device: &SoftDevice) -> anyhow::Result<()> {
 
 fn closed_with_regions(env: &Env, device: &SoftDevice) -> anyhow::Result<()> {
     let mut trial = Trial::new(env)?;
-    let mut opener = Opener::new(env, device, 0)?;
+    let mut opener = Opener::new(device, 0)?;
     opener.pin(trial.path())?;
     lease_is(
         &mut opener.client,
@@ -384,7 +384,7 @@ fn closed_with_regions(env: &Env, device: &SoftDevice) -> anyhow::Result<()> {
 /// the number.
 fn another_process_registers(env: &Env, device: &SoftDevice) -> anyhow::Result<()> {
     let mut trial = Trial::new(env)?;
-    let opener = Opener::new(env, device, 0)?;
+    let opener = Opener::new(device, 0)?;
     let (driver, pd) = (opener.driver, opener.pd);
     let mut importer = env.worker()?;
     opener.give(&mut importer)?;
@@ -407,7 +407,7 @@ fn another_process_registers(env: &Env, device: &SoftDevice) -> anyhow::Result<(
 /// A process that imports needs a lease of its own; and what one registers, another may deregister.
 fn charged_to_who_registered(env: &Env, device: &SoftDevice) -> anyhow::Result<()> {
     let mut trial = Trial::new(env)?;
-    let mut opener = Opener::new(env, device, 0)?;
+    let mut opener = Opener::new(device, 0)?;
     let (driver, pd) = (opener.driver, opener.pd);
     lease_and_map(&mut opener.client, trial.path())?;
     let mut importer = env.worker()?;
@@ -434,7 +434,7 @@ fn limit_of_locked_memory(env: &Env, device: &SoftDevice) -> anyhow::Result<()> 
     const NOBODY: u32 = 65534;
     let mut trial = Trial::new(env)?;
     std::os::unix::fs::chown(trial.path(), Some(NOBODY), Some(NOBODY))?;
-    let mut opener = Opener::new(env, device, 0)?;
+    let mut opener = Opener::new(device, 0)?;
     let (driver, pd) = (opener.driver, opener.pd);
     let client = &mut opener.client;
     let bytes = PINNED.length + BEHIND.length - 4096;
@@ -465,7 +465,7 @@ fn limit_of_locked_memory(env: &Env, device: &SoftDevice) -> anyhow::Result<()> 
 /// The kernel registers and cannot say so: it has to take everything back.
 fn registered_but_not_told(env: &Env, device: &SoftDevice) -> anyhow::Result<()> {
     let mut trial = Trial::new(env)?;
-    let mut opener = Opener::new(env, device, 0)?;
+    let mut opener = Opener::new(device, 0)?;
     let (driver, pd) = (opener.driver, opener.pd);
     let client = &mut opener.client;
     lease_and_map(client, trial.path())?;
@@ -480,7 +480,7 @@ fn registered_but_not_told(env: &Env, device: &SoftDevice) -> anyhow::Result<()>
 
 fn refused_registrations(env: &Env, device: &SoftDevice) -> anyhow::Result<()> {
     let mut trial = Trial::new(env)?;
-    let mut opener = Opener::new(env, device, 0)?;
+    let mut opener = Opener::new(device, 0)?;
     let (driver, pd) = (opener.driver, opener.pd);
     let client = &mut opener.client;
     client.open("file", trial.path())?;
@@ -525,7 +525,7 @@ fn refused_registrations(env: &Env, device: &SoftDevice) -> anyhow::Result<()> {
 
 fn changed_region(env: &Env, device: &SoftDevice) -> anyhow::Result<()> {
     let mut trial = Trial::new(env)?;
-    let mut opener = Opener::new(env, device, 0)?;
+    let mut opener = Opener::new(device, 0)?;
     let (driver, pd) = (opener.driver, opener.pd);
     let client = &mut opener.client;
     lease_and_map(client, trial.path())?;
@@ -587,7 +587,7 @@ fn changed_region(env: &Env, device: &SoftDevice) -> anyhow::Result<()> {
 /// rxe takes everything away from those who use the device. siw waits for them.
 fn device_deleted(env: &Env, device: &SoftDevice) -> anyhow::Result<()> {
     let mut trial = Trial::new(env)?;
-    let mut opener = Opener::new(env, device, 0)?;
+    let mut opener = Opener::new(device, 0)?;
     let mr = opener.pin(trial.path())?;
     let driver = opener.driver;
     trial.pinned("before the device is deleted")?;

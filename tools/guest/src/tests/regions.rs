@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Memory regions that are not one range of one file, and registrations that fail half-way.
 
-use super::env::{lease_is, must_be, op_is, Env, Verbs, EXCLUSIVE, PINNED, SHARED, SIZE, UNLCK};
+use super::env::{lease_is, must_be, op_is, Env, Loan, EXCLUSIVE, PINNED, SHARED, SIZE, UNLCK};
 use super::{tests, Test};
 use crate::client::{Client, RW};
 use crate::ops::{Op, Span};
@@ -65,7 +65,7 @@ fn place(client: &mut Client, name: &str, offset: u64, at: u64) -> anyhow::Resul
 }
 
 /// `first` [128K..256K), anonymous memory, `second` [0..128K), side by side in `region`.
-fn side_by_side<'a>(env: &'a Env, files: &(PathBuf, PathBuf)) -> anyhow::Result<Verbs<'a>> {
+fn side_by_side<'a>(env: &'a Env, files: &(PathBuf, PathBuf)) -> anyhow::Result<Loan<'a>> {
     let mut client = env.verbs()?;
     client.open("first", &files.0)?;
     client.open("second", &files.1)?;
@@ -178,7 +178,7 @@ fn failure_leaves_nothing(env: &Env) -> anyhow::Result<()> {
     )?;
     lease_is(&mut client, "first", UNLCK, 0, "release")?;
     op_is(
-        &mut env.worker()?,
+        &mut *env.worker()?,
         Op::ZeroRange,
         &files,
         at,

@@ -61,7 +61,7 @@ fn nothing(env: &Env) -> anyhow::Result<()> {
     on(env, "why", &[], &file)?
         .with_status(0, "a file at rest")?
         .saying(&[": nothing\n"])?;
-    truncate(&mut env.worker()?, &file, Expect::Succeeds, "as it said")?;
+    truncate(&mut *env.worker()?, &file, Expect::Succeeds, "as it said")?;
     on(env, "why", &[], Path::new("/tmp"))?.with_status(2, "a directory")?;
     on(env, "why", &[], &env.path())?.with_status(2, "no such file")?;
     Ok(())
@@ -82,7 +82,7 @@ fn pinned_and_leased(env: &Env) -> anyhow::Result<()> {
     on(env, "why", &[], &file)?.with_status(1, "the lease alone")?;
     lease_is(&mut client, "file", UNLCK, 0, "release")?;
     on(env, "why", &[], &file)?.with_status(0, "let go")?;
-    truncate(&mut env.worker()?, &file, Expect::Succeeds, "as it said")
+    truncate(&mut *env.worker()?, &file, Expect::Succeeds, "as it said")
 }
 
 fn range_beside_the_pin(env: &Env) -> anyhow::Result<()> {
@@ -156,7 +156,7 @@ fn lease_left_to_a_child(env: &Env) -> anyhow::Result<()> {
         .context("the child's number")?;
     let json = on(env, "why", &["--json"], &file)?.json();
     let refused = truncate(
-        &mut env.worker()?,
+        &mut *env.worker()?,
         &file,
         REFUSED,
         "the child has the lease",
@@ -201,7 +201,7 @@ fn pin_passed_on(env: &Env) -> anyhow::Result<()> {
     ensure!(pids(&json["end"]) == [u64::from(heir.pid())], "{json}");
     heir.end()?;
     on(env, "why", &["--wait", "10"], &file)?.with_status(0, "nobody is left")?;
-    truncate(&mut env.worker()?, &file, Expect::Succeeds, "as it said")
+    truncate(&mut *env.worker()?, &file, Expect::Succeeds, "as it said")
 }
 
 fn every_name(env: &Env) -> anyhow::Result<()> {
@@ -309,7 +309,7 @@ fn executed(env: &Env) -> anyhow::Result<()> {
     std::fs::copy("/bin/sleep", &program)?;
     let mut child = Command::new(&program).arg("600").spawn()?;
     let json = on(env, "why", &["--json"], &program)?.json();
-    let refused = truncate(&mut env.worker()?, &program, REFUSED, "it runs");
+    let refused = truncate(&mut *env.worker()?, &program, REFUSED, "it runs");
     child.kill()?;
     child.wait()?;
     let json = json?;
@@ -391,7 +391,7 @@ fn signals_only_with_yes(env: &Env) -> anyhow::Result<()> {
         bystander.0.try_wait()?.is_none(),
         "another one was signalled"
     );
-    truncate(&mut env.worker()?, &file, Expect::Succeeds, "as it said")
+    truncate(&mut *env.worker()?, &file, Expect::Succeeds, "as it said")
 }
 
 fn nobody_is_never_told_nothing(env: &Env) -> anyhow::Result<()> {

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `matrix`: which test proves what, from the results of the last run.
+
+use crate::env::cache::write_atomic;
+use crate::env::Ctx;
+use crate::error::{Failure, Kind};
+use crate::guest::session::shared;
+use crate::guest::tools;
+use crate::ui::proc::Cmd;
+use anyhow::{Context, Result};
+use clap::Args;
+use std::path::PathBuf;
+
+const EXAMPLES: &str = "\
+Writes Documentation/matrix.md: operations by states of a file, with what the contract says and the
+tests for it. Every contract test must have passed in the last `cargo xtask test` (without --filter).
+
+Examples:
+  cargo xtask matrix
+  cargo xtask matrix --check";
+
+/// Write Documentation/matrix.md from the results of the last test run
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Opts {
+    /// Write nothing; fail if the file is not what would be written
+    #[arg(long)]
+    check: bool,
+    /// Results of another run, as KTAP
+    #[arg(long, value_name = "FILE")]
+    ktap: Option<PathBuf>,
+}
+
+/// Asks the guest's program, which knows the tests, and writes what it says.
+pub fn run(ctx: &Ctx, opts: &Opts) -> Result<()> {
+    let last = shared(&ctx.root.join("out").join("test")).join("contract.ktap");
+    let ktap = opts.ktap.clone().unwrap_or(last);
+    let document = ctx.root.join("Documentation").join("matrix.md");
+    let logs = ctx.logs("matrix")?;
+    let tools = tools::build(ctx, &logs)?;
+    let cmd = Cmd::new(&tools.guest).args(["matrix", "--ktap"]).arg(&ktap);
+    if ctx.global.dry_run {
+        println!("{cmd} >{}", document.display());
+        return Ok(());
+    }
+    let text = cmd.output().with_context(|| {
+        format!(
+            "not every contract test has passed in the last run ({})\n\
+             remedy: `cargo xtask test`",
+            ktap.display()
+        )
+    })?;
+    // What a command prints comes without the newline at its end.
+    let text = format!("{}\n", text.trim_end());
+    let old = std::fs::read_to_string(&document).unwrap_or_default();
+    if opts.check && old != text {
+        return Err(Failure::of(
+            Kind::Test,
+            format!(
+                "{} is not what the last run gives\nremedy: `cargo xtask matrix`",
+                document.display()
+            ),
+        ));
+    }
+    if old != text {
+        write_atomic(&document, text.as_bytes())?;
+    }
+    let state = if old == text { "as it was" } else { "written" };
+    println!("{}: {state}", document.display());
+    Ok(())
+}
