@@ -9,6 +9,7 @@ use crate::guest::ktap;
 use crate::guest::session::{shared, Outcome, Session};
 use crate::guest::tools::{self, Tools};
 use crate::kernel::profile::Profile;
+use crate::kernel::selftests;
 use crate::report::tally::Tally;
 use crate::report::{junit, libtest, Case, Verdict};
 use crate::ui::proc::{last_lines, quote, Cmd};
@@ -19,9 +20,9 @@ use std::time::Duration;
 
 const EXAMPLES: &str = "\
 On the host: formatting, clippy, unit tests, the series. In one boot of the guest: the kernel's own
-tests (KUnit), the tests of the contract, the scenario of the demo. Nothing stops at the first
-failure; the last line counts everything. On a kernel without the feature (--profile off or base)
-the tests of the contract are those of a kernel that refuses what it does not know.
+tests (KUnit and selftests), the tests of the contract, the scenario of the demo. Nothing stops at
+the first failure; the last line counts everything. On a kernel without the feature (--profile off
+or base) the tests of the contract are those of a kernel that refuses what it does not know.
 
 Examples:
   cargo xtask test
@@ -176,18 +177,45 @@ fn in_guest(ctx: &Ctx, opts: &Opts, logs: &Path, tally: &mut Tally) -> Result<()
         )]);
     }
     let tools = tools::build(ctx, logs)?;
-    let session = session(opts, &image, logs, &tools);
+    let selftests = match &opts.filter {
+        None => selftests(ctx, logs, tally)?,
+        Some(_) => None,
+    };
+    let session = session(opts, &image, logs, &tools, selftests.as_deref());
     let mut step = ctx.ui.step("running the tests in the guest");
     let outcome = session.run(ctx, |l| step.line(l))?;
     step.done(match &outcome.trouble {
         Some(_) => "the kernel is in trouble",
         None => "",
     });
-    collect(opts, logs, &outcome, tally);
+    collect(opts, logs, &outcome, selftests.is_some(), tally);
     outcome.check(logs).map(drop)
 }
 
-fn session<'a>(opts: &Opts, image: &'a Path, logs: &'a Path, tools: &Tools) -> Session<'a> {
+/// The kernel tree's selftests. That there are none, or that they do not build, keeps nothing else
+/// from being tested.
+fn selftests(ctx: &Ctx, logs: &Path, tally: &mut Tally) -> Result<Option<PathBuf>> {
+    let built = selftests::build(ctx, logs);
+    crate::ui::signals::check()?;
+    let name = "kselftest: build";
+    match built {
+        Ok(Some(dir)) => return Ok(Some(dir)),
+        Ok(None) => {
+            let why = vec!["the kernel tree has no selftests of the feature".to_string()];
+            tally.add([Case::new(name, Verdict::Skip, why)]);
+        }
+        Err(e) => tally.add([Case::check(name, &Err(e))]),
+    }
+    Ok(None)
+}
+
+fn session<'a>(
+    opts: &Opts,
+    image: &'a Path,
+    logs: &'a Path,
+    tools: &Tools,
+    selftests: Option<&Path>,
+) -> Session<'a> {
     let out = |name: &str| quote(shared(logs).join(name).as_os_str());
     let guest = quote(tools.guest.as_os_str());
     let filter = match &opts.filter {
@@ -204,6 +232,14 @@ fn session<'a>(opts: &Opts, image: &'a Path, logs: &'a Path, tools: &Tools) -> S
         out("contract.ktap"),
         out("contract.status")
     );
+    if let Some(dir) = selftests {
+        script = format!(
+            "{} >{} 2>&1; echo $? >{}\n{script}",
+            selftests::script(dir, opts.profile.slowness()),
+            out("kselftest.tap"),
+            out("kselftest.status")
+        );
+    }
     if opts.whole() {
         script = format!(
             "{guest} kunit --ktap {} --suite 'file_pin*'; echo $? >{}\n{script}{}; echo $? >{}\n",
@@ -224,7 +260,7 @@ fn session<'a>(opts: &Opts, image: &'a Path, logs: &'a Path, tools: &Tools) -> S
 }
 
 /// Reads what the guest wrote. What is missing is a failure, never silence.
-fn collect(opts: &Opts, logs: &Path, outcome: &Outcome, tally: &mut Tally) {
+fn collect(opts: &Opts, logs: &Path, outcome: &Outcome, selftests: bool, tally: &mut Tally) {
     let dir = shared(logs);
     let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap_or_default();
     let status = |name: &str| read(name).trim().parse::<i32>().ok();
@@ -257,6 +293,10 @@ fn collect(opts: &Opts, logs: &Path, outcome: &Outcome, tally: &mut Tally) {
         };
         let skipped = ["kunit: file_pin", "demo"];
         tally.add(skipped.map(|name| Case::new(name, Verdict::Skip, why())));
+    }
+    if selftests {
+        let cases = ktap::parse_kselftest(&read("kselftest.tap"), "kselftest");
+        tally.add(hold("kselftest", status("kselftest.status"), cases));
     }
     let cases = ktap::parse(&read("contract.ktap"), "contract");
     tally.add(hold("contract", status("contract.status"), cases));
@@ -302,6 +342,10 @@ fn dry_run(ctx: &Ctx, opts: &Opts, logs: &Path) -> Result<()> {
     }
     let image = build::image(ctx, opts.profile, logs)?;
     let tools = tools::build(ctx, logs)?;
-    session(opts, &image, logs, &tools).run(ctx, |_| {})?;
+    let selftests = match &opts.filter {
+        None => selftests::build(ctx, logs)?,
+        Some(_) => None,
+    };
+    session(opts, &image, logs, &tools, selftests.as_deref()).run(ctx, |_| {})?;
     Ok(())
 }

@@ -2,7 +2,8 @@
 //! A reader of KTAP version 1 as kernels, kselftests and our own guest program write it.
 //!
 //! Nested subtests are two (or four) columns further in. A plan that promises more than there is
-//! means the writer died: the missing results count as failures. `TODO` failures are skips.
+//! means the writer died: the missing results count as failures. What is known to fail (`TODO`,
+//! kselftest's `XFAIL`) is a skip. A plan of no tests says why there are none: a skip, too.
 
 use crate::report::{Case, Verdict};
 
@@ -56,6 +57,25 @@ fn grouped(group: &str, cases: Vec<Case>) -> impl Iterator<Item = Case> + '_ {
     })
 }
 
+/// Reads what `run_kselftest.sh` writes: the reports of its programs, with `# ` in front of each
+/// line, are one level further in than its own results.
+pub fn parse_kselftest(text: &str, origin: &str) -> Vec<Case> {
+    let nested: Vec<String> = text
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(rest) => format!("  {}", rest.strip_prefix(' ').unwrap_or(rest)),
+            None => line.to_string(),
+        })
+        .collect();
+    let mut cases = parse(&nested.join("\n"), "");
+    for case in &mut cases {
+        if let Some(name) = case.name.strip_prefix("selftests: ") {
+            case.name = name.to_string();
+        }
+    }
+    grouped(origin, cases).collect()
+}
+
 /// Reads a report; `origin` is put in front of every case's name.
 pub fn parse(text: &str, origin: &str) -> Vec<Case> {
     let mut levels = vec![Level::default()];
@@ -82,6 +102,10 @@ pub fn parse(text: &str, origin: &str) -> Vec<Case> {
             diagnostics.clear();
         } else if plan.is_some() {
             level.plan = plan;
+            if let Some(why) = skipped_plan(body) {
+                let why = vec![why.to_string()];
+                level.cases.push(Case::new("all", Verdict::Skip, why));
+            }
         } else if let Some(name) = body.strip_prefix("# Subtest:") {
             level.name = Some(name.trim().to_string());
         } else if let Some(why) = body.strip_prefix("Bail out!") {
@@ -100,7 +124,11 @@ pub fn parse(text: &str, origin: &str) -> Vec<Case> {
             let mut detail = std::mem::take(&mut diagnostics);
             if let Some((_, cases)) = inner.filter(|(_, cases)| !cases.is_empty()) {
                 // The line that sums up its subtests counts only if it tells what they do not.
-                let told = cases.iter().any(|c| c.verdict == Verdict::Fail);
+                let late = r
+                    .reason
+                    .as_deref()
+                    .is_some_and(|r| r.starts_with("TIMEOUT"));
+                let told = !late && cases.iter().any(|c| c.verdict == Verdict::Fail);
                 level.cases.extend(grouped(&r.name, cases));
                 if r.verdict != Verdict::Fail || told {
                     continue;
@@ -149,6 +177,14 @@ fn plan(body: &str) -> Option<usize> {
         .ok()
 }
 
+/// The reason in `1..0 # SKIP reason`.
+fn skipped_plan(body: &str) -> Option<&str> {
+    let (plan, directive) = body.split_once('#')?;
+    let why = directive.trim_start();
+    let is_skip = why.get(..4).is_some_and(|w| w.eq_ignore_ascii_case("SKIP"));
+    (plan.trim() == "1..0" && is_skip).then(|| why[4..].trim_start_matches(':').trim())
+}
+
 struct Line {
     name: String,
     verdict: Verdict,
@@ -183,7 +219,7 @@ fn result(body: &str) -> Option<Line> {
     let (verdict, reason) = match (ok, word.as_str()) {
         (true, "SKIP" | "SKIP:") => (Verdict::Skip, Some(reason)),
         (false, "SKIP" | "SKIP:") => (Verdict::Skip, Some(reason)),
-        (false, "TODO") => (Verdict::Skip, Some(format!("known to fail: {reason}"))),
+        (false, "TODO") | (_, "XFAIL") => (Verdict::Skip, Some(format!("known to fail: {reason}"))),
         (true, _) => (Verdict::Pass, None),
         (false, "") => (Verdict::Fail, None),
         (false, _) => (Verdict::Fail, Some(directive.to_string())),
@@ -310,5 +346,81 @@ mod tests {
             parse("KTAP version 1\n1..1\nok 1 a\n", "guest")[0].name,
             "guest: a"
         );
+    }
+
+    const KSELFTEST: &str = "\
+TAP version 13
+1..2
+# timeout set to 1800
+# selftests: fs/a: a.sh
+# TAP version 13
+# 1..2
+#   TAP version 13
+#   1..3
+#   # Starting 3 tests from 1 test cases.
+#   #  RUN           one.first ...
+#   #            OK  one.first
+#   ok 1 one.first
+#   #  RUN           one.second ...
+#   # a.c:7:second:Expected 0 (0) == f() (-1)
+#   #          FAIL  one.second
+#   not ok 2 one.second
+#   ok 3 one.third # XFAIL reported upstream
+#   # FAILED: 2 / 3 tests passed.
+#   # Totals: pass:1 fail:1 xfail:1 xpass:0 skip:0 error:0
+# not ok 1 xfs.one
+#   TAP version 13
+#   1..0 # SKIP no gup_test
+# ok 2 xfs.two # SKIP
+# # Totals: pass:0 fail:1 xfail:0 xpass:0 skip:1 error:0
+not ok 1 selftests: fs/a: a.sh # exit=1
+# timeout set to 45
+# selftests: fs/a: b
+# TAP version 13
+# 1..2
+# ok 1 x
+#
+not ok 2 selftests: fs/a: b # TIMEOUT 45 seconds
+# Totals: pass:0 fail:2 xfail:0 xpass:0 skip:0 error:0
+";
+
+    #[test]
+    fn kselftest_nests_with_a_prefix() {
+        let cases = parse_kselftest(KSELFTEST, "k");
+        let brief: Vec<_> = cases.iter().map(|c| (c.name.as_str(), c.verdict)).collect();
+        assert_eq!(
+            brief,
+            [
+                ("k: fs/a: a.sh: xfs.one: one.first", Pass),
+                ("k: fs/a: a.sh: xfs.one: one.second", Fail),
+                ("k: fs/a: a.sh: xfs.one: one.third", Skip),
+                ("k: fs/a: a.sh: xfs.two: all", Skip),
+                ("k: fs/a: b: x", Pass),
+                ("k: fs/a: b: missing results", Fail),
+                ("k: fs/a: b", Fail),
+            ]
+        );
+        assert!(cases[1].detail.iter().any(|l| l.contains("Expected 0")));
+        assert_eq!(cases[2].detail, ["known to fail: reported upstream"]);
+        assert_eq!(cases[3].detail, ["no gup_test"]);
+        assert_eq!(cases[6].detail[0], "TIMEOUT 45 seconds");
+    }
+
+    #[test]
+    fn a_plan_of_nothing_is_a_skip_with_its_reason() {
+        let cases = parse("TAP version 13\n1..0 # SKIP no device\n", "");
+        assert_eq!((cases.len(), cases[0].verdict), (1, Skip));
+        assert_eq!(cases[0].detail, ["no device"]);
+        assert!(parse("TAP version 13\n1..0\n", "").is_empty());
+    }
+
+    #[test]
+    fn a_kselftest_runner_that_died_is_a_failure() {
+        let cut = &KSELFTEST[..KSELFTEST.find("not ok 1 selftests").unwrap()];
+        let cases = parse_kselftest(cut, "k");
+        assert!(cases
+            .iter()
+            .any(|c| c.verdict == Fail && c.name.contains("missing")));
+        assert_eq!(parse_kselftest("sh: not found\n", "k")[0].verdict, Fail);
     }
 }

@@ -8,6 +8,7 @@ pub mod kbuild;
 pub mod make;
 pub mod objects;
 pub mod profile;
+pub mod selftests;
 pub mod series;
 pub mod snapshot;
 pub mod tree;
