@@ -9,6 +9,7 @@ use crate::pins::of;
 use crate::protocol::{Reply, Request};
 use crate::rings::{Buffer, RingCall};
 use anyhow::{anyhow, bail, ensure, Context};
+use layout_lease::escape;
 use layout_lease::proc::Owner;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -183,7 +184,8 @@ fn fdinfo(pid: u32, fd: u32, path: &Path) -> anyhow::Result<Vec<Line>> {
             bail!("fdinfo has {pin:?}");
         };
         let (first, last) = range.split_once('-').context("a range")?;
-        if Path::new(name) == path {
+        let name = escape::decode(name.as_bytes()).map_err(|_| anyhow!("escapes in {name:?}"))?;
+        if name == path {
             found.push((Shown::Fd(fd), first.parse()?, last.parse()?));
         }
     }

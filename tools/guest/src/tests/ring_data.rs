@@ -295,17 +295,33 @@ struct Aligned {
 
 impl Aligned {
     fn new(fs: Fs) -> anyhow::Result<Aligned> {
-        let (mkfs, device): (&[&str], _) = match fs {
-            Fs::Xfs => (&["mkfs.xfs", "-q", "-f", "-d", "su=2m,sw=1"], "/dev/pmem1"),
-            Fs::Ext4 => {
-                let stripes = "stride=512,stripe_width=512";
-                (
-                    &["mkfs.ext4", "-q", "-F", "-b", "4096", "-E", stripes],
-                    "/dev/pmem0",
-                )
-            }
+        let (mkfs, options, device): (_, &[&str], _) = match fs {
+            Fs::Xfs => (
+                "mkfs.xfs",
+                &[
+                    "-q",
+                    "-f",
+                    "-d",
+                    "su=2m,sw=1,agcount=4",
+                    "-l",
+                    "size=64m,su=32k",
+                ],
+                "/dev/pmem1",
+            ),
+            Fs::Ext4 => (
+                "mkfs.ext4",
+                &[
+                    "-q",
+                    "-F",
+                    "-b",
+                    "4096",
+                    "-E",
+                    "stride=512,stripe_width=512",
+                ],
+                "/dev/pmem0",
+            ),
         };
-        run(Command::new(mkfs[0]).args(&mkfs[1..]).arg(device))?;
+        run(Command::new(mkfs).args(options).arg(device))?;
         let root = PathBuf::from("/tmp/dax-aligned");
         std::fs::create_dir_all(&root)?;
         run(Command::new("mount")
