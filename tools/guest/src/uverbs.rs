@@ -88,10 +88,17 @@ const WRITE_CMD: u16 = 2;
 const UHW_IN: u16 = 0x1000;
 const UHW_OUT: u16 = 0x1001;
 const MANDATORY: u16 = 1;
+const HEADER: u16 = 24;
+const ATTRIBUTE: u16 = 16;
 
+/// `UVERBS_METHOD_INVOKE_WRITE`: carries out a command of the write interface.
+const INVOKE_WRITE: u16 = 0;
+/// `UVERBS_METHOD_GET_CONTEXT`.
+const GET_CONTEXT: u16 = 3;
+
+/// Commands of the write interface.
 #[derive(Clone, Copy)]
 enum Command {
-    GetContext = 0,
     AllocPd = 3,
     RegMr = 9,
     ReregMr = 11,
@@ -121,7 +128,7 @@ impl Attribute {
     }
 }
 
-/// `struct ib_uverbs_ioctl_hdr` with `UVERBS_METHOD_INVOKE_WRITE` of `UVERBS_OBJECT_DEVICE`, both 0.
+/// `struct ib_uverbs_ioctl_hdr`, and room for attributes. The object is `UVERBS_OBJECT_DEVICE`, 0.
 #[repr(C)]
 struct Invocation {
     length: u16,
@@ -162,25 +169,49 @@ fn invoke(fd: BorrowedFd, driver: Driver, command: Command, io: Io) -> Result<()
         true => 8,
         false => io.output.as_mut_ptr() as u64,
     };
-    let mut driver_output = [0_u64; 2];
-    let mut invocation = Invocation {
-        length: u16::try_from(std::mem::size_of::<Invocation>()).unwrap_or(0),
-        object: 0,
-        method: 0,
-        attributes: 5,
-        reserved1: 0,
-        driver: driver as u32,
-        reserved2: 0,
-        attribute: [
+    call(
+        fd,
+        driver,
+        INVOKE_WRITE,
+        &[
             Attribute::new(WRITE_CMD, 8, command as u64),
             Attribute::new(CORE_IN, std::mem::size_of_val(io.input), input),
             Attribute::new(CORE_OUT, std::mem::size_of_val(io.output), output),
-            // Both drivers take zeros, and siw wants them.
-            Attribute::new(UHW_IN, 8, 0),
-            Attribute::new(UHW_OUT, 16, driver_output.as_mut_ptr() as u64),
         ],
+    )
+}
+
+/// Calls a method with these attributes, and input and output for the driver. Pointers in the
+/// attributes must be of what they say.
+fn call(
+    fd: BorrowedFd,
+    driver: Driver,
+    method: u16,
+    attributes: &[Attribute],
+) -> Result<(), Errno> {
+    let mut driver_output = [0_u64; 2];
+    // Both drivers take zeros, and siw wants them.
+    let for_driver = [
+        Attribute::new(UHW_IN, 8, 0),
+        Attribute::new(UHW_OUT, 16, driver_output.as_mut_ptr() as u64),
+    ];
+    let mut all = [Attribute::default(); 5];
+    let mut number = 0;
+    for (place, attribute) in all.iter_mut().zip(attributes.iter().chain(&for_driver)) {
+        *place = *attribute;
+        number += 1;
+    }
+    let mut invocation = Invocation {
+        length: HEADER + number * ATTRIBUTE,
+        object: 0,
+        method,
+        attributes: number,
+        reserved1: 0,
+        driver: driver as u32,
+        reserved2: 0,
+        attribute: all,
     };
-    // SAFETY: the kernel reads the invocation and the input, and writes to the two outputs at most what
+    // SAFETY: the kernel reads the invocation and the input, and writes to the outputs at most what
     // their attributes say; all of them outlive the call.
     let result = unsafe { libc::ioctl(fd.as_raw_fd(), IOCTL as _, &raw mut invocation) };
     if result < 0 {
@@ -203,15 +234,7 @@ pub fn context(path: &Path, driver: Driver, flags: i32) -> Result<OwnedFd, Errno
     }
     // SAFETY: just opened, and nobody else knows the number.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    let mut output = [0; 2];
-    let io = Io {
-        input: &[0, 0],
-        output: &mut output,
-        nowhere: false,
-    };
-    invoke(as_fd(&fd), driver, Command::GetContext, io)?;
-    // SAFETY: the kernel has just made this descriptor, for asynchronous events. Nobody wants them.
-    unsafe { libc::close(output[0] as i32) };
+    call(as_fd(&fd), driver, GET_CONTEXT, &[])?;
     Ok(fd)
 }
 
@@ -367,8 +390,9 @@ mod unit_tests {
 
     #[test]
     fn invocation_is_as_the_kernel_has_it() {
-        assert_eq!(std::mem::size_of::<Attribute>(), 16);
-        assert_eq!(std::mem::size_of::<Invocation>(), 24 + 5 * 16);
+        assert_eq!(std::mem::size_of::<Attribute>(), usize::from(ATTRIBUTE));
+        let whole = usize::from(HEADER + 5 * ATTRIBUTE);
+        assert_eq!(std::mem::size_of::<Invocation>(), whole);
     }
 
     #[test]

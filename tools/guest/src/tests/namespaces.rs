@@ -110,11 +110,20 @@ fn owner_that_may_not_be_traced(env: &Env) -> anyhow::Result<()> {
     client.end()
 }
 
-/// The one process in the pid namespace that this process has made.
+/// The one process that this process has started.
 fn child_of(client: &Client) -> anyhow::Result<u32> {
-    let pid = client.pid();
-    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
-    Ok(text.trim().parse()?)
+    let parent = format!("PPid:\t{}", client.pid());
+    for entry in std::fs::read_dir("/proc")? {
+        let Ok(pid) = entry?.file_name().to_string_lossy().parse::<u32>() else {
+            continue;
+        };
+        // It may have ended since.
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        if status.lines().any(|line| line == parent) {
+            return Ok(pid);
+        }
+    }
+    anyhow::bail!("process {} has no child", client.pid())
 }
 
 fn in_pid_namespace(env: &Env) -> anyhow::Result<(Client, PathBuf, u32)> {
