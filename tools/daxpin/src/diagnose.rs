@@ -129,7 +129,8 @@ fn why_not_dax(mount: &Mount, known: &Known, journalled: bool, device: Option<bo
             "use persistent memory in fsdax mode (ndctl create-namespace --mode=fsdax)",
         );
     }
-    if journalled || mount.has("data=journal") {
+    // With delayed allocation, the default, ext4 does not heed the file's own flag.
+    if mount.has("data=journal") || (journalled && mount.has("nodelalloc")) {
         return Reason::new(
             "ext4 journals its data, which excludes DAX",
             if mount.has("data=journal") {
@@ -257,7 +258,8 @@ mod tests {
             (sentence("tmpfs", "rw", false, None), "only ext4 and XFS"),
             (sentence("overlay", "rw", false, None), "below"),
             (sentence("xfs", "rw", false, Some(false)), "ndctl"),
-            (sentence("ext4", "rw", true, yes), "chattr -j"),
+            (sentence("ext4", "rw,nodelalloc", true, yes), "chattr -j"),
+            (sentence("ext4", "rw", true, yes), "dax=always"),
             (
                 sentence("ext4", "rw,data=journal", false, yes),
                 "data=ordered",

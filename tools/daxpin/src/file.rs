@@ -51,6 +51,8 @@ pub struct Known {
     pub append_only: bool,
     /// Its contents are encrypted or verified, which DAX cannot do.
     pub transformed: bool,
+    /// Somebody may execute it.
+    pub executable: bool,
     /// Its owner.
     pub uid: u32,
     /// The mount it was reached by, as in mountinfo.
@@ -73,6 +75,7 @@ impl From<Statx> for Known {
             immutable: is(StatxAttributes::IMMUTABLE),
             append_only: is(StatxAttributes::APPEND),
             transformed: is(StatxAttributes::ENCRYPTED) || is(StatxAttributes::VERITY),
+            executable: stat.stx_mode & 0o111 != 0,
             uid: stat.stx_uid,
             mount: stat.stx_mnt_id,
         }

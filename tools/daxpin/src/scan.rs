@@ -55,6 +55,8 @@ pub struct Unseen {
     pub users: bool,
     /// Leases of processes outside this pid namespace.
     pub namespaces: bool,
+    /// Processes of which it may not be known what program they run, where that matters.
+    pub programs: usize,
 }
 
 impl Unseen {
@@ -66,16 +68,17 @@ impl Unseen {
     /// In words, one thing each.
     pub fn words(&self) -> Vec<String> {
         let mut out = Vec::new();
+        let processes = |count| match count {
+            1 => "1 process".to_owned(),
+            count => format!("{count} processes"),
+        };
         if self.processes > 0 {
-            let what = if self.processes == 1 {
-                "process"
-            } else {
-                "processes"
-            };
-            out.push(format!(
-                "the pins of {} {what} that you may not trace",
-                self.processes
-            ));
+            let of = processes(self.processes);
+            out.push(format!("the pins of {of} that you may not trace"));
+        }
+        if self.programs > 0 {
+            let of = processes(self.programs);
+            out.push(format!("the programs of {of} that you may not trace"));
         }
         if self.users {
             out.push("processes of other users, where /proc hides them".to_owned());
@@ -206,7 +209,7 @@ fn from_processes() -> anyhow::Result<(Vec<RawPin>, Unseen)> {
         system: true,
         users: !rustix::process::geteuid().is_root(),
         namespaces: !in_first_pid_namespace(),
-        processes: 0,
+        ..Unseen::default()
     };
     let mut pins = Vec::new();
     for pid in process::all().context("/proc")? {
@@ -234,7 +237,7 @@ fn flat(owned: Vec<proc::OwnedPins>) -> impl Iterator<Item = (SystemOwner, Pin)>
 }
 
 /// `PF_KTHREAD` of the flags in `/proc/<pid>/stat`.
-fn is_kernel_thread(pid: u32) -> bool {
+pub fn is_kernel_thread(pid: u32) -> bool {
     const PF_KTHREAD: u64 = 0x0020_0000;
     let stat = std::fs::read(process::directory(pid).join("stat")).unwrap_or_default();
     flags(&stat).is_some_and(|flags| flags & PF_KTHREAD != 0)
@@ -431,8 +434,9 @@ mod tests {
             processes: 1,
             users: true,
             namespaces: true,
+            programs: 2,
         };
-        assert_eq!(unseen.words().len(), 4);
+        assert_eq!(unseen.words().len(), 5);
         assert!(unseen.words()[0].contains("1 process that"));
     }
 

@@ -8,6 +8,7 @@ use crate::range::Range;
 use crate::scan::{self, SeenLease, SeenPin, Snapshot, Unseen};
 use layout_lease::escape;
 use layout_lease::proc::LeaseState;
+use rustix::io::Errno;
 use std::collections::BTreeMap;
 
 /// Something that refuses, or may refuse.
@@ -152,10 +153,12 @@ impl Verdict {
     /// Judges a change of `range` of the file.
     pub fn of(target: &Known, range: Range, snapshot: Snapshot, huge: u64) -> Verdict {
         let mut verdict = Verdict::default();
-        verdict.ordinary(target);
         // Only DAX files are leased and pinned: for others there is nothing that could be hidden.
         if target.dax {
             verdict.unseen = snapshot.unseen;
+        }
+        verdict.ordinary(target);
+        if target.dax {
             let pins = pins_on(target.id, snapshot.pins);
             verdict.leases(target.id, snapshot.leases, &pins);
             verdict.pins(pins, range, huge);
@@ -173,15 +176,18 @@ impl Verdict {
                 self.add(what, None, Vec::new());
             }
         }
-        let running: Vec<_> = process::all()
-            .unwrap_or_default()
-            .into_iter()
-            .filter(|&pid| {
-                Known::at(&process::directory(pid).join("exe"))
-                    .is_ok_and(|known| known.id == target.id)
-            })
-            .map(|pid| (pid, Role::Runs))
-            .collect();
+        let mut running = Vec::new();
+        for pid in process::all().unwrap_or_default() {
+            match Known::at(&process::directory(pid).join("exe")) {
+                Ok(known) if known.id == target.id => running.push((pid, Role::Runs)),
+                Err(Errno::ACCESS | Errno::PERM)
+                    if target.executable && !scan::is_kernel_thread(pid) =>
+                {
+                    self.unseen.programs += 1;
+                }
+                _ => {}
+            }
+        }
         if !running.is_empty() {
             self.add(What::Executable, None, running);
         }
@@ -337,6 +343,7 @@ mod tests {
             immutable: false,
             append_only: false,
             transformed: false,
+            executable: false,
             uid: 0,
             mount: 0,
         }

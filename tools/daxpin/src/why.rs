@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 /// Say what would refuse a truncate or a hole punch, and which processes to end
 ///
 /// Looks for pins and exclusive layout leases on the file, by whatever name they were taken, and for the
-/// older reasons to be told "Text file busy": a swap file, a program that runs. Changes nothing.
+/// older reasons to be told "Text file busy": a swap file, a program that runs. The file is not touched.
 ///
 /// Exit status: 0 if nothing is in the way, 1 if something is, 3 if that could not be found out (without
 /// root, other users' pins cannot be seen), 2 for errors.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `daxpin probe`: yes where a lease is granted, and otherwise why not.
 
-use super::env::{lease_is, Env, EXCLUSIVE, SHARED, SOLE};
+use super::env::{lease_is, Env, EXCLUSIVE, SOLE};
 use super::tool::{as_nobody, daxpin, on, run, NOBODY};
 use super::{tests, Test};
 use crate::setup::{self, Fs};
@@ -15,7 +15,7 @@ pub fn tests(fs: Fs) -> Vec<Test> {
         mountpoint_and_file,
         everywhere,
         leased_by_another,
-        leases_the_file_to_nobody,
+        plain_lease_is_not_broken,
         filesystem_that_takes_no_part,
         device_without_dax,
         mounted_without_dax,
@@ -73,7 +73,7 @@ fn leased_by_another(env: &Env) -> anyhow::Result<()> {
 }
 
 /// A plain lease would be broken by opening the file.
-fn leases_the_file_to_nobody(env: &Env) -> anyhow::Result<()> {
+fn plain_lease_is_not_broken(env: &Env) -> anyhow::Result<()> {
     let file = env.file()?;
     let mut holder = env.worker()?;
     holder.open_as("file", &file, libc::O_RDONLY)?;
@@ -81,14 +81,7 @@ fn leases_the_file_to_nobody(env: &Env) -> anyhow::Result<()> {
     on(env, "probe", &[], &file)?
         .with_status(3, "not tried")?
         .saying(&["lease on its data"])?;
-    super::env::getlease_is(&mut holder, "file", libc::F_RDLCK, "after the probe")?;
-    lease_is(
-        &mut holder,
-        "file",
-        SHARED,
-        libc::EBUSY,
-        "it is a plain one",
-    )
+    super::env::getlease_is(&mut holder, "file", libc::F_RDLCK, "after the probe")
 }
 
 fn filesystem_that_takes_no_part(env: &Env) -> anyhow::Result<()> {
@@ -189,12 +182,32 @@ fn shared_blocks(env: &Env) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Without delayed allocation ext4 heeds the flag, which files inherit from their directory.
 fn journalled_data(env: &Env) -> anyhow::Result<()> {
-    let file = env.path();
-    std::fs::write(&file, "")?;
-    setup::run(Command::new("chattr").arg("+j").arg(&file))?;
-    on(env, "probe", &[], &file)?
-        .with_status(1, "journalled data")?
-        .saying(&["journals its data", "chattr -j"])?;
+    let directory = env.path();
+    let mut mounted = env.mounted();
+    let (root, device) = (mounted.root.clone(), mounted.fs.device());
+    mounted.unmount()?;
+    setup::run(
+        Command::new("mount")
+            .args(["-o", "dax=always,nodelalloc"])
+            .arg(device)
+            .arg(&root),
+    )?;
+    std::fs::create_dir(&directory)?;
+    let flagged = setup::run(Command::new("chattr").arg("+j").arg(&directory));
+    let file = directory.join("file");
+    std::fs::write(&file, "text")?;
+    let said = [&root, &directory, &file].map(|place| on(env, "probe", &[], place));
+    setup::run(Command::new("umount").arg(&root))?;
+    mounted.mount()?;
+    flagged?;
+    let [elsewhere, directory, file] = said;
+    elsewhere?.with_status(0, "where the flag is not set")?;
+    for said in [directory, file] {
+        said?
+            .with_status(1, "journalled data")?
+            .saying(&["journals its data", "chattr -j"])?;
+    }
     Ok(())
 }

@@ -148,7 +148,7 @@ fn lease_left_to_a_child(env: &Env) -> anyhow::Result<()> {
     let holder = daxpin(env, "lease")?
         .arg("--exclusive")
         .arg(&file)
-        .args(["--", "/bin/sh", "-c", "sleep 600 & echo $!"])
+        .args(["--", "/bin/sh", "-c", "sleep 600 >/dev/null 2>&1 & echo $!"])
         .output()?;
     let child: i32 = String::from_utf8_lossy(&holder.stdout)
         .trim()
