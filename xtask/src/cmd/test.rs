@@ -234,9 +234,12 @@ fn session<'a>(
     );
     if let Some(dir) = selftests {
         script = format!(
-            "{} >{} 2>&1; echo $? >{}\n{script}",
-            selftests::script(dir, opts.profile.slowness()),
-            out("kselftest.tap"),
+            "{}; echo $? >{}\n{script}",
+            selftests::script(
+                dir,
+                opts.profile.slowness(),
+                &shared(logs).join("kselftest.tap")
+            ),
             out("kselftest.status")
         );
     }

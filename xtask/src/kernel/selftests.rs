@@ -95,12 +95,16 @@ pub fn build(ctx: &Ctx, logs: &Path) -> Result<Option<PathBuf>> {
     Ok(Some(installed))
 }
 
-/// The command line for the guest's shell; the report goes to stdout.
-pub fn script(installed: &Path, slowness: u32) -> String {
+/// The command line for the guest's shell.
+///
+/// The runner opens its own stdout a second time, so without appending, what it writes itself would
+/// land on top of what its programs have written.
+pub fn script(installed: &Path, slowness: u32, report: &Path) -> String {
     format!(
-        "LAYOUT_LEASE_DEV=/dev/pmem0 {} -c {COLLECTION} -o {}",
+        "LAYOUT_LEASE_DEV=/dev/pmem0 {} -c {COLLECTION} -o {} >>{} 2>&1",
         quote(installed.join("run_kselftest.sh").as_os_str()),
-        LIMIT * slowness
+        LIMIT * slowness,
+        quote(report.as_os_str())
     )
 }
 
@@ -123,9 +127,9 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_kernel_gets_more_time() {
-        let line = script(Path::new("/cache/install"), 4);
+    fn a_slow_kernel_gets_more_time_and_the_report_is_appended_to() {
+        let line = script(Path::new("/cache/install"), 4, Path::new("/out/report"));
         assert!(line.contains("/cache/install/run_kselftest.sh -c filesystems/layout_lease"));
-        assert!(line.ends_with(" -o 7200"), "{line}");
+        assert!(line.ends_with(" -o 7200 >>/out/report 2>&1"), "{line}");
     }
 }
