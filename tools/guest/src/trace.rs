@@ -8,6 +8,17 @@ use std::path::{Path, PathBuf};
 
 const PAGE: u64 = 4096;
 
+/// Where tracefs is.
+///
+/// The names of commands are not recorded with events: to do so, the kernel patches the scheduler
+/// while it runs on the other CPU. QEMU's emulation of two CPUs now and then still runs the
+/// breakpoint of such a patch after it is complete, and the kernel takes that for an oops (int3).
+fn tracing() -> anyhow::Result<PathBuf> {
+    let tracing = mounted("tracefs", "/sys/kernel/tracing", "trace")?;
+    fs::write(tracing.join("options/record-cmd"), "0").context("cannot set record-cmd")?;
+    Ok(tracing)
+}
+
 /// The event, switched on until drop.
 pub struct Writeback {
     tracing: PathBuf,
@@ -24,7 +35,7 @@ pub struct Flushed {
 impl Writeback {
     /// Empties the trace and switches the event on.
     pub fn on() -> anyhow::Result<Writeback> {
-        let tracing = mounted("tracefs", "/sys/kernel/tracing", "trace")?;
+        let tracing = tracing()?;
         let trace = Writeback { tracing };
         trace
             .enable("1")
@@ -82,7 +93,7 @@ pub struct PmdFaults {
 impl PmdFaults {
     /// Empties the trace and switches the event on.
     pub fn on() -> anyhow::Result<PmdFaults> {
-        let tracing = mounted("tracefs", "/sys/kernel/tracing", "trace")?;
+        let tracing = tracing()?;
         let faults = PmdFaults { tracing };
         faults
             .enable("1")
