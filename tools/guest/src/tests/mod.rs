@@ -14,7 +14,6 @@ mod layout;
 mod lease;
 mod lifetime;
 mod listing;
-mod loss;
 mod ls;
 mod mounts;
 mod names;
@@ -185,8 +184,6 @@ const AREAS: &[Area] = &[
     ("why", why::tests),
     ("probe", probe::tests),
     ("examples", examples::tests),
-    // The last ones, since they take the device away.
-    ("loss", loss::tests),
 ];
 
 /// What is tested instead on a kernel without the feature.
