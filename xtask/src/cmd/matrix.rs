@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `matrix`: which test proves what, from the results of the last run.
 
+use super::test::share;
 use crate::env::cache::write_atomic;
 use crate::env::Ctx;
 use crate::error::{Failure, Kind};
-use crate::guest::session::shared;
 use crate::guest::tools;
 use crate::ui::proc::Cmd;
 use anyhow::{Context, Result};
@@ -26,19 +26,24 @@ pub struct Opts {
     /// Write nothing; fail if the file is not what would be written
     #[arg(long)]
     check: bool,
-    /// Results of another run, as KTAP
+    /// Results of another run, as KTAP; more than once for those of several guests
     #[arg(long, value_name = "FILE")]
-    ktap: Option<PathBuf>,
+    ktap: Vec<PathBuf>,
 }
 
 /// Asks the guest's program, which knows the tests, and writes what it says.
 pub fn run(ctx: &Ctx, opts: &Opts) -> Result<()> {
-    let last = shared(&ctx.root.join("out").join("test")).join("contract.ktap");
-    let ktap = opts.ktap.clone().unwrap_or(last);
+    let ktap = match &opts.ktap[..] {
+        [] => share::contract_reports(&ctx.root.join("out").join("test")),
+        given => given.to_vec(),
+    };
     let document = ctx.root.join("Documentation").join("matrix.md");
     let logs = ctx.logs("matrix")?;
     let tools = tools::build(ctx, &logs)?;
-    let cmd = Cmd::new(&tools.guest).args(["matrix", "--ktap"]).arg(&ktap);
+    let mut cmd = Cmd::new(&tools.guest).arg("matrix");
+    for file in &ktap {
+        cmd = cmd.arg("--ktap").arg(file);
+    }
     if ctx.global.dry_run {
         println!("{cmd} >{}", document.display());
         return Ok(());
@@ -47,7 +52,10 @@ pub fn run(ctx: &Ctx, opts: &Opts) -> Result<()> {
         format!(
             "not every contract test has passed in the last run ({})\n\
              remedy: `cargo xtask test`",
-            ktap.display()
+            ktap.iter()
+                .map(|p| p.display().to_string())
+                .collect::<Vec<_>>()
+                .join(", ")
         )
     })?;
     // What a command prints comes without the newline at its end.

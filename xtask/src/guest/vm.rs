@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 /// Two emulated pmem devices. They must lie above the PCI hole, that is at 4 GiB; with 4 GiB of
 /// memory QEMU's q35 machine has RAM there. Lower, a region looks like a device that loses writes.
 const MEMORY: &str = "4G";
+/// What a guest takes of the host's memory, with QEMU's own, in KiB.
+const FOOTPRINT: usize = 5 << 20;
 const PMEM: [&str; 2] = ["memmap=512M!4G", "memmap=512M!4608M"];
 /// An emulated processor that is not scheduled for a while looks like an unstable clock. The kernel
 /// would switch to another one, and patch its code while the other processor runs it, which
@@ -99,6 +101,20 @@ impl Vm<'_> {
     }
 }
 
+/// Has the host memory for so many guests at once?
+pub fn room_for(guests: usize) -> bool {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    available(&text).is_some_and(|free| free >= guests * FOOTPRINT)
+}
+
+/// What `/proc/meminfo` says is available, in KiB.
+fn available(meminfo: &str) -> Option<usize> {
+    let line = meminfo
+        .lines()
+        .find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
 fn search_path(ctx: &Ctx) -> std::ffi::OsString {
     let mut path = ctx.cache.venv().join("bin").into_os_string();
     path.push(":");
@@ -124,4 +140,17 @@ fn qemu(ctx: &Ctx) -> Result<PathBuf> {
         return Ok("qemu-system-x86_64".into());
     }
     Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_read_in_kib() {
+        let text = "MemTotal:       24608884 kB\nMemAvailable:   23456789 kB\n";
+        assert_eq!(available(text), Some(23_456_789));
+        assert_eq!(available("MemTotal: 1 kB\n"), None);
+        assert!(room_for(0) && !room_for(usize::MAX / FOOTPRINT));
+    }
 }
