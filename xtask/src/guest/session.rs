@@ -120,11 +120,18 @@ impl Session<'_> {
     }
 
     /// The script with its output going to files, for the virtual console loses what is in flight
-    /// when the guest ends, and with its exit status written when all of it is done.
+    /// when the guest ends, and with its exit status written when all of it is done. virtme-ng has
+    /// made /dev/stdout and /dev/stderr doors to the host; programs that open them, as the runner of
+    /// the kernel's selftests does, mean what they were started with.
     fn wrapped(&self, shared: &Path) -> String {
         let file = |name: &str| quote(shared.join(name).as_os_str());
         format!(
             "export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp\n\
+             for door in 1:/dev/stdout 2:/dev/stderr; do\n\
+             case \"$(readlink ${{door#*:}})\" in\n\
+             */virtio-ports/*) ln -sfn /proc/self/fd/${{door%:*}} ${{door#*:}};;\n\
+             esac\n\
+             done\n\
              : >{booted}\n\
              ( {script}\n) >{out} 2>{err}\n\
              status=$?\n\
