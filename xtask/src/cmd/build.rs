@@ -42,12 +42,13 @@ pub fn run(ctx: &Ctx, opts: &Opts) -> Result<()> {
 
 /// The image to boot: `--kernel IMAGE`, or one built now with everything that takes.
 pub fn image(ctx: &Ctx, profile: Profile, logs: &Path) -> Result<PathBuf> {
-    setup::ensure(ctx)?;
     if let Some(image) = &ctx.global.kernel {
+        setup::ensure(ctx)?;
         check_image(image)?;
         return Ok(image.clone());
     }
-    let tree = apply::ensure(ctx)?.unwrap_or_else(|| Tree {
+    let tree = setup::ensure_during(ctx, || apply::ensure(ctx))?;
+    let tree = tree.unwrap_or_else(|| Tree {
         // Only in a dry run before there is a tree.
         dir: ctx.linux(),
         base: "base".into(),

@@ -9,7 +9,7 @@ use crate::ui::proc::{last_lines, Cmd};
 use anyhow::{bail, Context, Result};
 use clap::Args;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Install what is missing: Debian packages into the system, everything else into the cache
 #[derive(Args)]
@@ -27,22 +27,37 @@ pub fn run(ctx: &Ctx, _: &Opts) -> Result<()> {
 
 /// Installs what is missing; was there nothing to do?
 pub fn ensure(ctx: &Ctx) -> Result<bool> {
-    let fixes = plan(ctx)?;
-    if fixes.is_empty() {
+    if plan(ctx)?.is_empty() {
         return Ok(true);
+    }
+    ensure_during(ctx, || Ok(()))?;
+    Ok(false)
+}
+
+/// Installs what is missing, and does `work` while bindgen is compiled, which takes longest and
+/// which the work must not need; everything else is there before.
+pub fn ensure_during<T>(ctx: &Ctx, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    if plan(ctx)?.is_empty() {
+        return work();
     }
     let _lock = (!ctx.global.dry_run)
         .then(|| ctx.cache.lock("setup", &ctx.ui))
         .transpose()?;
+    let mut with_bindgen = false;
     for fix in plan(ctx)? {
         match fix {
             Fix::Packages(list) => packages(ctx, &list)?,
             Fix::Venv => venv(ctx)?,
-            Fix::Bindgen => bindgen(ctx)?,
+            Fix::Bindgen => with_bindgen = true,
             Fix::RustSrc => rust_src(ctx)?,
             Fix::User | Fix::Later => {}
         }
     }
+    let done = if with_bindgen {
+        bindgen(ctx, work)?
+    } else {
+        work()?
+    };
     if !ctx.global.dry_run {
         let left: Vec<_> = check::all(ctx)?
             .into_iter()
@@ -52,7 +67,7 @@ pub fn ensure(ctx: &Ctx) -> Result<bool> {
             bail!("still missing: {}", describe(&left));
         }
     }
-    Ok(false)
+    Ok(done)
 }
 
 /// What there is to do. What only the user can repair is an error, all of it at once; packages
@@ -91,15 +106,20 @@ fn describe(checks: &[check::Check]) -> String {
     each.collect::<Vec<_>>().join("\n")
 }
 
+fn log_file(name: &str, ctx: &Ctx) -> Result<PathBuf> {
+    let dir = ctx.root.join("out/setup");
+    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    crate::error::set_log_dir(dir.clone());
+    Ok(dir.join(name))
+}
+
 /// Runs a long command under a progress step; its output goes to the log as well.
 fn long(ctx: &Ctx, label: &str, log: &str, cmd: &Cmd, hint: &str) -> Result<()> {
     if ctx.global.dry_run {
         println!("{cmd}");
         return Ok(());
     }
-    let dir = ctx.root.join("out/setup");
-    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    crate::error::set_log_dir(dir.clone());
+    let log = log_file(log, ctx)?;
     let mut step = ctx.ui.step(label);
     let mut text = format!("{cmd}\n");
     let status = cmd.lines(|l| {
@@ -107,7 +127,7 @@ fn long(ctx: &Ctx, label: &str, log: &str, cmd: &Cmd, hint: &str) -> Result<()> 
         text.push('\n');
         step.line(l);
     });
-    fs::write(dir.join(log), &text).with_context(|| format!("cannot write {log}"))?;
+    fs::write(&log, &text).with_context(|| format!("cannot write {}", log.display()))?;
     if !status?.success() {
         bail!("{label} failed{hint}\n`{cmd}`:\n{}", last_lines(&text, 8));
     }
@@ -193,7 +213,7 @@ fn venv(ctx: &Ctx) -> Result<()> {
     fs::write(tools::venv_stamp(ctx), "").context("cannot finish the Python environment")
 }
 
-fn bindgen(ctx: &Ctx) -> Result<()> {
+fn bindgen<T>(ctx: &Ctx, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let version = &ctx.base.tools.bindgen_cli;
     let place = ctx.cache.bindgen(version);
     let tmp = (!ctx.global.dry_run)
@@ -204,14 +224,42 @@ fn bindgen(ctx: &Ctx) -> Result<()> {
         .args(["install", "--locked", "--quiet", "--no-track", "--root"])
         .arg(root)
         .args(["--version", version, "bindgen-cli"]);
-    long(
-        ctx,
-        &format!("installing bindgen {version}"),
-        "bindgen.log",
-        &install,
-        NETWORK,
-    )?;
-    keep(tmp, &place)
+    let label = format!("installing bindgen {version}");
+    if ctx.global.dry_run {
+        println!("{install}");
+        return work();
+    }
+    let log = log_file("bindgen.log", ctx)?;
+    ctx.ui.note(&format!("{label} in the background"));
+    let (installed, done) = std::thread::scope(|scope| {
+        let install = &install;
+        let thread = scope.spawn(move || {
+            let mut text = format!("{install}\n");
+            let status = install.lines(|l| {
+                text.push_str(l);
+                text.push('\n');
+            });
+            (status, text)
+        });
+        let done = work();
+        let step = ctx.ui.step(&label);
+        let installed = thread.join();
+        step.done("");
+        (installed, done)
+    });
+    let (status, text) =
+        installed.map_err(|_| anyhow::anyhow!("the thread for bindgen panicked"))?;
+    fs::write(&log, &text).with_context(|| format!("cannot write {}", log.display()))?;
+    crate::ui::signals::check()?;
+    let done = done?;
+    if !status?.success() {
+        bail!(
+            "{label} failed{NETWORK}\n`{install}`:\n{}",
+            last_lines(&text, 8)
+        );
+    }
+    keep(tmp, &place)?;
+    Ok(done)
 }
 
 /// Renames a finished temporary directory into its place.
