@@ -235,6 +235,7 @@ fn compile(
     }
     let mut targets = vec!["-k"];
     targets.extend(split.objects.iter().map(String::as_str));
+    targets.extend(v.also);
     let text = kbuild::run(ctx, &log, &make(&targets)?, |l| step.line(l))
         .map_err(|e| Failure::of(Kind::Test, crate::error::text(&e)))?;
     step.done(&format!("{} objects", split.objects.len()));
