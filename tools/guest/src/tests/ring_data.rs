@@ -249,6 +249,11 @@ fn write_fixed(env: &Env, partner: Partner) -> anyhow::Result<()> {
     let all = Buffer::new("map", 0, SIZE);
     transfer(&mut who, Direction::Write, 0, all)?;
     who.close("other")?;
+    if matches!(partner, Partner::Disk) {
+        // udev looks at a disk that has been written to. What it read through the page cache during
+        // the transfer may be the old pattern.
+        run(Command::new("blockdev").arg("--flushbufs").arg(&other.path))?;
+    }
     holds(&other.path, &pattern(SEED, usize::try_from(SIZE)?))
 }
 
