@@ -12,7 +12,12 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 pub fn tests(_: Fs) -> Vec<Test> {
-    tests![receiver_in_c, receiver_in_rust, without_dax]
+    tests![
+        receiver_in_c,
+        receiver_in_rust,
+        program_of_the_manual_page,
+        without_dax
+    ]
 }
 
 /// Ends a child that a failing test leaves behind.
@@ -100,6 +105,44 @@ fn transfer(env: &Env, receiver: &str, port: &str) -> anyhow::Result<()> {
     must_be(&other.call(&shrink)?, 0, "afterwards")
 }
 
+/// What `F_SETLEASE(2const)` shows: its child is refused, or has to wait for the signal to be answered.
+fn program_of_the_manual_page(env: &Env) -> anyhow::Result<()> {
+    let file = env.file()?;
+    let run = |options: &[&str]| -> anyhow::Result<Vec<String>> {
+        let output = program(env, "layout_lease")?
+            .args(options)
+            .arg(&file)
+            .output()?;
+        ensure!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout)?;
+        Ok(text.lines().map(without_pid).collect())
+    };
+
+    let said = run(&["-x"])?;
+    ensure!(
+        said == ["has lease 0x300", "truncate: Text file busy"],
+        "exclusive: {said:?}"
+    );
+    ensure!(std::fs::metadata(&file)?.len() == SIZE, "it was truncated");
+
+    let said = run(&[])?;
+    ensure!(
+        said == ["has lease 0x100", "I/O possible", "truncate: Success"],
+        "breakable: {said:?}"
+    );
+    ensure!(std::fs::metadata(&file)?.len() == 0, "it is still there");
+    Ok(())
+}
+
+/// `PID 1142: said` and `PID 1142 said` without what differs each time.
+fn without_pid(line: &str) -> String {
+    let rest = line.strip_prefix("PID ").unwrap_or(line);
+    rest.trim_start_matches(|c: char| c.is_ascii_digit())
+        .trim_start_matches(':')
+        .trim_start()
+        .to_string()
+}
+
 /// They say so, and end.
 fn without_dax(env: &Env) -> anyhow::Result<()> {
     let file = Path::new("/dev/shm/not-dax");
@@ -117,6 +160,14 @@ fn without_dax(env: &Env) -> anyhow::Result<()> {
         ensure!(output.stdout.is_empty(), "{receiver} says it is ready");
         ensure!(!output.stderr.is_empty(), "{receiver} does not say why");
     }
+    let output = program(env, "layout_lease")?.arg(file).output()?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.code() == Some(1)
+            && complaint == "layout_lease: F_SETLEASE: Operation not supported\n",
+        "{}: {complaint}",
+        output.status
+    );
     Ok(())
 }
 
@@ -130,5 +181,30 @@ mod unit_tests {
         let (part, _) = rest.split_once("/* README: to here */\n").unwrap();
         let readme = include_str!("../../../../README.md");
         assert!(readme.contains(&format!("```c\n{part}```\n")));
+    }
+
+    /// So is what the manual page shows, but for the line with the licence.
+    #[test]
+    fn manual_page_has_the_program() {
+        let source = include_str!("../../../../examples/c/layout_lease.c");
+        let (licence, program) = source.split_once('\n').unwrap();
+        assert!(licence.starts_with("// SPDX-License-Identifier: "));
+
+        let patch = include_str!(
+            "../../../../man-pages/0001-man-man2const-F_GETLEASE.2const-Document-layout-leas.patch"
+        );
+        let shown: String = patch
+            .lines()
+            .skip_while(|line| *line != "+.\\\" SRC BEGIN (layout_lease.c)")
+            .take_while(|line| *line != "+.\\\" SRC END")
+            .skip(1)
+            .map(|line| line.strip_prefix('+').unwrap())
+            .filter(|line| ![".EX", ".EE"].contains(line))
+            .map(|line| line.strip_prefix("\\&").unwrap_or(line).to_string() + "\n")
+            .collect();
+        let shown = [("\\-", "-"), ("\\[aq]", "'"), ("\\[rs]", "\\")]
+            .iter()
+            .fold(shown, |text, (escape, plain)| text.replace(escape, plain));
+        assert_eq!(shown, program);
     }
 }
