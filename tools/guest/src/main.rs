@@ -6,6 +6,7 @@ mod client;
 mod demo;
 mod devdax;
 mod ioctls;
+mod kmsg;
 mod ktap;
 mod kunit;
 mod matrix;

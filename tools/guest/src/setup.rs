@@ -168,6 +168,33 @@ impl Mounted {
         }
     }
 
+    /// Whether it is in sight.
+    pub fn is_mounted(&self) -> bool {
+        self.mounted
+    }
+
+    /// Takes it out of sight, whatever still holds it.
+    pub fn detach(&mut self) -> anyhow::Result<()> {
+        rustix::mount::unmount(&self.root, rustix::mount::UnmountFlags::DETACH)
+            .with_context(|| format!("detach {}", self.root.display()))?;
+        self.mounted = false;
+        Ok(())
+    }
+
+    /// Makes it anew for the tests to come, whatever was there before.
+    pub fn remake(&mut self) -> anyhow::Result<()> {
+        if self.mounted {
+            self.detach()?;
+        }
+        *self = Mounted::roomy(self.fs)?;
+        Ok(())
+    }
+
+    /// The device below it.
+    pub fn device(&self) -> anyhow::Result<Device> {
+        Device::of(self.fs.device())
+    }
+
     /// A file of this size, full of written blocks (seed 0).
     pub fn file(&self, name: &str, size: u64) -> anyhow::Result<PathBuf> {
         let path = self.root.join(name);
@@ -191,6 +218,60 @@ impl Drop for Mounted {
             // Whatever still holds it must not stop the machine from ending its work.
             let _ = rustix::mount::unmount(&self.root, rustix::mount::UnmountFlags::DETACH);
         }
+    }
+}
+
+/// An emulated persistent-memory device, which can be taken away from its driver.
+#[derive(Clone, Debug)]
+pub struct Device {
+    node: PathBuf,
+    driver: PathBuf,
+    name: std::ffi::OsString,
+}
+
+impl Device {
+    fn of(node: &Path) -> anyhow::Result<Device> {
+        let block = Path::new("/sys/class/block").join(node.file_name().context("a name")?);
+        let device = fs::canonicalize(block.join("device"))?;
+        Ok(Device {
+            node: node.to_owned(),
+            driver: fs::canonicalize(device.join("driver"))?,
+            name: device.file_name().context("a name")?.to_owned(),
+        })
+    }
+
+    /// As the kernel and ndctl call it.
+    pub fn name(&self) -> std::borrow::Cow<'_, str> {
+        self.name.to_string_lossy()
+    }
+
+    /// Where it is while it has a driver.
+    pub fn node(&self) -> &Path {
+        &self.node
+    }
+
+    /// Takes it from its driver; returns when the driver has let go of it.
+    pub fn unbind(&self) -> anyhow::Result<()> {
+        self.write("unbind")
+    }
+
+    /// Gives it back.
+    pub fn bind(&self) -> anyhow::Result<()> {
+        self.write("bind")?;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !self.node.exists() {
+            if Instant::now() > deadline {
+                bail!("{} does not come back", self.node.display());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    fn write(&self, what: &str) -> anyhow::Result<()> {
+        use std::os::unix::ffi::OsStrExt;
+        let path = self.driver.join(what);
+        fs::write(&path, self.name.as_bytes()).with_context(|| format!("write {}", path.display()))
     }
 }
 

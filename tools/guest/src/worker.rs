@@ -40,6 +40,7 @@ pub fn run(kept: &[String]) -> anyhow::Result<()> {
     }
     block_signals();
     catch_the_alarm();
+    die_of_memory_failures();
     let mut stdout = std::io::stdout();
     if !kept.is_empty() {
         // The exec was a request too, and this is its answer.
@@ -91,6 +92,13 @@ fn catch_the_alarm() {
         action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as libc::sighandler_t;
         libc::sigaction(libc::SIGALRM, &action, std::ptr::null_mut());
     }
+}
+
+/// The runtime's handler for SIGBUS, which tells stack overflows from other accesses, returns from those
+/// so that they are tried again. Of a signal that comes without an access, nothing would be seen.
+fn die_of_memory_failures() {
+    // SAFETY: the default action runs no code of this program.
+    unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
 }
 
 fn last() -> Errno {

@@ -14,6 +14,7 @@ mod layout;
 mod lease;
 mod lifetime;
 mod listing;
+mod loss;
 mod ls;
 mod mounts;
 mod names;
@@ -176,6 +177,7 @@ const AREAS: &[Area] = &[
     ("large", large::tests),
     ("names", names::tests),
     ("mounts", mounts::tests),
+    ("loss", loss::tests),
     ("listing", listing::tests),
     ("namespaces", namespaces::tests),
     ("launcher", launcher::tests),
