@@ -17,6 +17,7 @@ const EXT4_IOC_MIGRATE: u64 = 0x6609;
 const EXT4_IOC_MOVE_EXT: u64 = 0xC028_660F;
 const EXT4_IOC_RESIZE_FS: u64 = 0x4008_6610;
 const EXT4_IOC_SWAP_BOOT: u64 = 0x6611;
+const FS_IOC_SHUTDOWN: u64 = 0x8004_587D;
 const XFS_IOC_FREE_EOFBLOCKS: u64 = 0x8080_583A;
 const XFS_IOC_SCRUB_METADATA: u64 = 0xC040_583C;
 const XFS_IOC_SWAPEXT: u64 = 0xC0C0_586D;
@@ -179,6 +180,22 @@ pub fn resize_xfs(path: &Path, blocks: u64) -> Call {
     ))
 }
 
+/// How a filesystem is shut down: what becomes of the changes it has not written yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shutdown {
+    /// All are written first.
+    Flush = 0,
+    /// None is written.
+    NoFlush = 2,
+}
+
+/// Shuts a filesystem down: `EXT4_IOC_SHUTDOWN`, `XFS_IOC_GOINGDOWN`.
+pub fn shut_down(path: &Path, how: Shutdown) -> Call {
+    let mut ioctl = plain(path, FS_IOC_SHUTDOWN, &[]);
+    ioctl.argument = (how as u32).to_le_bytes().to_vec();
+    Call::Ioctl(ioctl)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,6 +217,7 @@ mod tests {
             repair_data_fork(a),
             resize_ext4(a, 1),
             resize_xfs(a, 1),
+            shut_down(a, Shutdown::NoFlush),
         ] {
             let Call::Ioctl(ioctl) = call else { panic!() };
             let size = (ioctl.request >> 16) as usize & 0x3fff;

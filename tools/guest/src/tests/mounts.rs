@@ -5,16 +5,19 @@
 use super::env::{must_be, op_is, Env, PINNED, SIZE};
 use super::held::Held;
 use super::{tests, Test};
-use crate::ioctls;
+use crate::ioctls::{self, Shutdown};
 use crate::names::errno_name;
 use crate::ops::Op;
 use crate::protocol::{pattern, Request};
-use crate::setup::{is_dax, Fs};
+use crate::setup::{is_dax, run, Fs};
 use crate::slow::Frozen;
 use crate::trial::Expect;
 use anyhow::{bail, ensure, Context};
 use rustix::mount::{mount_remount, unmount, MountFlags, UnmountFlags};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 const REFUSED: Expect = Expect::Refused(libc::ETXTBSY);
 
@@ -33,6 +36,11 @@ pub fn tests(fs: Fs) -> Vec<Test> {
         Test::cell("pinned_released.freeze", "success", freeze),
         Test::cell("pinned_released.lazy_umount", "success", lazy_umount),
         Test::cell("pinned_released.grow", "success", grow),
+    ]);
+    list.extend(tests![
+        a_lazy_umount_ends_with_the_pin,
+        shut_down_with_all_written,
+        shut_down_with_nothing_written,
     ]);
     match fs {
         Fs::Xfs => {
@@ -102,7 +110,7 @@ fn stays_writable(env: &Env, held: Held) -> anyhow::Result<()> {
                 return remount(MountFlags::empty()).context("and back");
             }
         }
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20));
     }
     bail!("still busy when nobody holds a file")
 }
@@ -158,6 +166,128 @@ fn lazy_umount(env: &Env) -> anyhow::Result<()> {
     holder.dereg("pin")?;
     let expect = Expect::Succeeds;
     op_is(&mut other, Op::Truncate, &files, PINNED, expect, "unpinned")
+}
+
+/// The filesystem goes, and lets go of its device, when the last pin does.
+fn a_lazy_umount_ends_with_the_pin(env: &Env) -> anyhow::Result<()> {
+    let file = env.file()?;
+    let mut holder = Held::Pinned.hold(env, &file)?;
+    let device = env.fs.device();
+    // Nobody else can have a device that a filesystem is on.
+    let take = || {
+        let mut options = std::fs::File::options();
+        options.read(true).custom_flags(libc::O_EXCL).open(device)
+    };
+    let mut mounted = env.mounted();
+    mounted.detach()?;
+    let pinned = take().map(drop).map_err(|error| error.raw_os_error());
+    let dereg = holder.dereg("pin");
+    // The last reference to the filesystem is put a moment later.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let taken = loop {
+        match take() {
+            Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
+            other => break other.map(drop),
+        }
+    };
+    mounted.mount()?;
+    dereg?;
+    ensure!(
+        pinned == Err(Some(libc::EBUSY)),
+        "the device under a pinned file: {pinned:?}"
+    );
+    taken.context("the device under a file that was pinned")
+}
+
+fn shut_down_with_all_written(env: &Env) -> anyhow::Result<()> {
+    shut_down(env, Shutdown::Flush)
+}
+
+fn shut_down_with_nothing_written(env: &Env) -> anyhow::Result<()> {
+    shut_down(env, Shutdown::NoFlush)
+}
+
+/// A filesystem that has given up leaves the device alone that has the pages: it goes on, its range stays,
+/// and nobody hangs.
+fn shut_down(env: &Env, how: Shutdown) -> anyhow::Result<()> {
+    let files = env.pair()?;
+    let mut holder = Held::Pinned.hold(env, &files.0)?;
+    let root = env.mounted().root.clone();
+    // What is not in the log yet would be gone.
+    run(Command::new("sync").arg("-f").arg(&root))?;
+    let mut other = env.worker()?;
+    let before = std::fs::metadata(&files.0)?;
+    let reply = other.call(&ioctls::shut_down(&root, how))?;
+    must_be(&reply, 0, "shutting down under a pin")?;
+    let result = (|| {
+        holder.map_anonymous("memory", PINNED.length)?;
+        let source = holder.reg("source", "memory", 0, PINNED.length)?;
+        must_be(&source, 0, "anonymous memory")?;
+        holder.must(Request::Fill {
+            map: "memory".to_owned(),
+            offset: 0,
+            length: PINNED.length,
+            seed: 64,
+        })?;
+        let reply = holder.ask(Request::RdmaWrite {
+            from: "source".to_owned(),
+            to: "pin".to_owned(),
+            length: PINNED.length,
+        })?;
+        must_be(&reply, 0, "RDMA into a filesystem that was shut down")?;
+        for op in [Op::Truncate, Op::Punch] {
+            let reply = other.call(&op.call(&files.0, &files.1, SIZE, PINNED))?;
+            // Whichever is looked at first.
+            ensure!(
+                [libc::EIO, libc::ETXTBSY].contains(&reply.errno),
+                "{}: {}",
+                op.title(),
+                errno_name(reply.errno)
+            );
+        }
+        let after = std::fs::metadata(&files.0)?;
+        ensure!(
+            (after.len(), after.blocks()) == (before.len(), before.blocks()),
+            "{} bytes in {} blocks became {} in {}",
+            before.len(),
+            before.blocks(),
+            after.len(),
+            after.blocks()
+        );
+        Held::Pinned
+            .listed(&holder, &files.0)
+            .context("the pin of a filesystem that was shut down")?;
+        let busy = unmount(&root, UnmountFlags::empty());
+        ensure!(
+            busy == Err(rustix::io::Errno::BUSY),
+            "umount while pinned: {busy:?}"
+        );
+        holder.dereg("pin").map(drop)
+    })();
+    drop(holder);
+    drop(other);
+    {
+        let mut mounted = env.mounted();
+        mounted.unmount()?;
+        mounted.mount()?;
+    }
+    result?;
+    let (begin, length) = (PINNED.offset as usize, PINNED.length as usize);
+    let found = std::fs::read(&files.0)?;
+    ensure!(
+        found[begin..begin + length] == pattern(64, length),
+        "what the device wrote is not there"
+    );
+    let mut other = env.worker()?;
+    let expect = Expect::Succeeds;
+    op_is(
+        &mut other,
+        Op::Punch,
+        &files,
+        PINNED,
+        expect,
+        "mounted again",
+    )
 }
 
 /// A filesystem can grow under a pin: what is there stays where it is.
