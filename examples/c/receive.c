@@ -101,6 +101,7 @@ static uint64_t receive(struct rdma_cm_id *listener, struct ibv_mr *mr)
 		.initiator_depth = 1,
 	};
 	uint64_t written = 0;
+	struct rdma_cm_event *event;
 	struct rdma_cm_id *peer;
 	struct ibv_mr *message;
 	struct ibv_wc wc;
@@ -118,6 +119,14 @@ static uint64_t receive(struct rdma_cm_id *listener, struct ibv_mr *mr)
 		fprintf(stderr, "the peer went away before it was done\n");
 		exit(1);
 	}
+	/*
+	 * The peer disconnects when it knows that all has arrived. If this side
+	 * went first, the last acknowledgement could get lost, and the peer would
+	 * go on sending to nobody.
+	 */
+	if (rdma_get_cm_event(peer->channel, &event))
+		die("rdma_get_cm_event");
+	rdma_ack_cm_event(event);
 	rdma_disconnect(peer);
 	rdma_dereg_mr(message);
 	rdma_destroy_ep(peer);

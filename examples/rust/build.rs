@@ -12,7 +12,8 @@ fn main() {
         .allowlist_function(
             "rdma_(getaddrinfo|freeaddrinfo|create_ep|destroy_ep|listen|get_request)",
         )
-        .allowlist_function("rdma_(accept|disconnect|reg_msgs|dereg_mr|post_recv|get_recv_comp)")
+        .allowlist_function("rdma_(accept|disconnect|get_cm_event|ack_cm_event)")
+        .allowlist_function("rdma_(reg_msgs|dereg_mr|post_recv|get_recv_comp)")
         .allowlist_function("ibv_(reg_mr|dereg_mr)")
         .allowlist_type("ibv_access_flags|rdma_port_space")
         .allowlist_var("RAI_.*")

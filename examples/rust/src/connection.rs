@@ -115,8 +115,15 @@ impl Listener {
         if count != 1 || completion.status != rdma::IBV_WC_SUCCESS {
             bail!("the peer went away before it was done");
         }
-        // SAFETY: The endpoint is connected; the registration was made above and is not used any more.
+        // The peer disconnects when it knows that all has arrived. If this side went first, the last
+        // acknowledgement could get lost, and the peer would go on sending to nobody.
+        let mut event = null_mut();
+        // SAFETY: The endpoint has an event channel of its own, as it was made without one.
+        let result = unsafe { rdma::rdma_get_cm_event((*id).channel, &mut event) };
+        check(result, "rdma_get_cm_event")?;
+        // SAFETY: The event has just been got. The registration was made above and is not used any more.
         unsafe {
+            rdma::rdma_ack_cm_event(event);
             rdma::rdma_disconnect(id);
             rdma::rdma_dereg_mr(registered);
         }
