@@ -388,9 +388,29 @@ fn ndctl_refuses_a_mounted_device(env: &Env) -> anyhow::Result<()> {
     away.back()
 }
 
+/// While this exists, a page that breaks kills every process that maps it, not only the one that came
+/// across it: the others do not ask for that by prctl(2).
+struct EarlyKill;
+
+const EARLY_KILL: &str = "/proc/sys/vm/memory_failure_early_kill";
+
+impl EarlyKill {
+    fn on() -> anyhow::Result<EarlyKill> {
+        std::fs::write(EARLY_KILL, "1").context(EARLY_KILL)?;
+        Ok(EarlyKill)
+    }
+}
+
+impl Drop for EarlyKill {
+    fn drop(&mut self) {
+        let _ = std::fs::write(EARLY_KILL, "0");
+    }
+}
+
 /// A page breaks. Who maps it is killed. A device that has it goes on, and its users are told.
 fn memory_failure_under_a_pin(env: &Env) -> anyhow::Result<()> {
     let away = Away::soon(env)?;
+    let _early = EarlyKill::on()?;
     let (mut client, files) = only_a_pin(env)?;
     let beside = env.file()?;
     let mut kmsg = Kmsg::from_now()?;
