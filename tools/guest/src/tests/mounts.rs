@@ -245,15 +245,6 @@ fn shut_down(env: &Env, how: Shutdown) -> anyhow::Result<()> {
                 errno_name(reply.errno)
             );
         }
-        let after = std::fs::metadata(&files.0)?;
-        ensure!(
-            (after.len(), after.blocks()) == (before.len(), before.blocks()),
-            "{} bytes in {} blocks became {} in {}",
-            before.len(),
-            before.blocks(),
-            after.len(),
-            after.blocks()
-        );
         Held::Pinned
             .listed(&holder, &files.0)
             .context("the pin of a filesystem that was shut down")?;
@@ -272,6 +263,16 @@ fn shut_down(env: &Env, how: Shutdown) -> anyhow::Result<()> {
         mounted.mount()?;
     }
     result?;
+    // XFS says nothing of a file while it is shut down.
+    let after = std::fs::metadata(&files.0)?;
+    ensure!(
+        (after.len(), after.blocks()) == (before.len(), before.blocks()),
+        "{} bytes in {} blocks became {} in {}",
+        before.len(),
+        before.blocks(),
+        after.len(),
+        after.blocks()
+    );
     let (begin, length) = (PINNED.offset as usize, PINNED.length as usize);
     let found = std::fs::read(&files.0)?;
     ensure!(
