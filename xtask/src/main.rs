@@ -11,6 +11,7 @@ mod error;
 mod guest;
 mod kernel;
 mod report;
+mod submit;
 mod ui;
 
 use clap::Parser;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `series`: the commits in the kernel tree and the files in `patches/`.
 
+mod lint;
+
 use crate::env::Ctx;
 use crate::error::{Failure, Kind};
 use crate::kernel::import::BASE_BRANCH;
@@ -20,6 +22,7 @@ pub enum Opts {
     /// Check that patches/ applies to the pristine base and is what export would write
     #[command(after_help = "Example:\n  cargo xtask series check")]
     Check,
+    Lint(lint::Opts),
 }
 
 /// Runs the subcommand.
@@ -31,6 +34,7 @@ pub fn run(ctx: &Ctx, opts: &Opts) -> Result<()> {
             println!("{outcome}");
             Ok(())
         }
+        Opts::Lint(o) => lint::run(ctx, o),
     }
 }
 

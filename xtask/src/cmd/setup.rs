@@ -174,23 +174,53 @@ fn packages(ctx: &Ctx, list: &[&str]) -> Result<()> {
 }
 
 fn venv(ctx: &Ctx) -> Result<()> {
+    let version = &ctx.base.tools.virtme_ng;
+    python_env(
+        ctx,
+        &ctx.cache.venv(),
+        &tools::venv_stamp(ctx),
+        &[format!("virtme-ng=={version}")],
+    )
+}
+
+/// Makes the Python environment that submitting takes, which nothing else needs.
+pub fn submission_tools(ctx: &Ctx) -> Result<()> {
+    let stamp = tools::submission_stamp(ctx);
+    if stamp.exists() {
+        return Ok(());
+    }
+    let _lock = (!ctx.global.dry_run)
+        .then(|| ctx.cache.lock("setup", &ctx.ui))
+        .transpose()?;
+    if stamp.exists() {
+        return Ok(());
+    }
+    let pins = &ctx.base.tools;
+    let packages = [
+        format!("b4=={}", pins.b4),
+        format!("ply=={}", pins.ply),
+        format!("GitPython=={}", pins.gitpython),
+    ];
+    python_env(ctx, &ctx.cache.submission_venv(), &stamp, &packages)
+}
+
+/// A Python environment with these packages; the stamp says when it is whole.
+fn python_env(ctx: &Ctx, dir: &Path, stamp: &Path, packages: &[String]) -> Result<()> {
     let python = match tools::python() {
         Some(p) => p,
         None if ctx.global.dry_run => "python3".into(),
         None => bail!("no python3 (3.9 or later) with the venv module; install python3-venv"),
     };
-    let dir = ctx.cache.venv();
     if !ctx.global.dry_run {
         ctx.cache.create()?;
         if dir.exists() {
-            fs::remove_dir_all(&dir)
+            fs::remove_dir_all(dir)
                 .with_context(|| format!("cannot remove the unfinished {}", dir.display()))?;
         }
     }
-    // Scripts in it name its path, so it is made in place; the stamp says when it is whole.
-    let make = Cmd::new(python).args(["-m", "venv"]).arg(&dir);
+    // Scripts in it name its path, so it is made in place.
+    let make = Cmd::new(python).args(["-m", "venv"]).arg(dir);
     long(ctx, "making a Python environment", "venv.log", &make, "")?;
-    let version = &ctx.base.tools.virtme_ng;
     let install = Cmd::new(dir.join("bin/pip"))
         .args([
             "install",
@@ -199,18 +229,19 @@ fn venv(ctx: &Ctx) -> Result<()> {
             "--timeout",
             "20",
         ])
-        .arg(format!("virtme-ng=={version}"));
+        .args(packages);
+    let what = packages.join(", ").replace("==", " ");
     long(
         ctx,
-        &format!("installing virtme-ng {version}"),
-        "virtme-ng.log",
+        &format!("installing {what}"),
+        "pip.log",
         &install,
         NETWORK,
     )?;
     if ctx.global.dry_run {
         return Ok(());
     }
-    fs::write(tools::venv_stamp(ctx), "").context("cannot finish the Python environment")
+    fs::write(stamp, "").context("cannot finish the Python environment")
 }
 
 fn bindgen<T>(ctx: &Ctx, work: impl FnOnce() -> Result<T>) -> Result<T> {

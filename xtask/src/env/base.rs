@@ -62,6 +62,12 @@ pub struct Tools {
     pub virtme_ng: String,
     /// From crates.io.
     pub bindgen_cli: String,
+    /// From PyPI: hands the series to mailing lists.
+    pub b4: String,
+    /// From PyPI: the kernel's `spdxcheck.py` imports it.
+    pub ply: String,
+    /// From PyPI: the kernel's `spdxcheck.py` imports it.
+    pub gitpython: String,
 }
 
 impl Base {

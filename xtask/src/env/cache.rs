@@ -77,6 +77,11 @@ impl Cache {
         self.dir.join("venv")
     }
 
+    /// The Python environment with b4 and what the kernel's own checks import.
+    pub fn submission_venv(&self) -> PathBuf {
+        self.dir.join("submission-venv")
+    }
+
     /// The bindgen program of this version.
     pub fn bindgen(&self, version: &str) -> PathBuf {
         self.dir.join(format!("bindgen-{version}"))

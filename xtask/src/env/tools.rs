@@ -95,6 +95,24 @@ pub fn venv_stamp(ctx: &Ctx) -> PathBuf {
         .join(format!(".virtme-ng-{}", ctx.base.tools.virtme_ng))
 }
 
+/// The file that says the Python environment for submitting is whole, with these versions.
+pub fn submission_stamp(ctx: &Ctx) -> PathBuf {
+    let pins = &ctx.base.tools;
+    ctx.cache.submission_venv().join(format!(
+        ".b4-{}-ply-{}-gitpython-{}",
+        pins.b4, pins.ply, pins.gitpython
+    ))
+}
+
+/// `$PATH` with the Python environment for submitting in front.
+pub fn submission_path(ctx: &Ctx) -> String {
+    let path = std::env::var("PATH").unwrap_or_default();
+    format!(
+        "{}:{path}",
+        ctx.cache.submission_venv().join("bin").display()
+    )
+}
+
 /// virtme-ng's program that runs QEMU. (`vng` builds a shell command around it, in which a
 /// directory with a space in its name would come apart.)
 pub fn virtme_run(ctx: &Ctx) -> PathBuf {
