@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `series`: the commits in the kernel tree and the files in `patches/`.
 
+mod bisect;
 mod lint;
 
 use crate::env::Ctx;
@@ -23,6 +24,7 @@ pub enum Opts {
     #[command(after_help = "Example:\n  cargo xtask series check")]
     Check,
     Lint(lint::Opts),
+    Bisect(bisect::Opts),
 }
 
 /// Runs the subcommand.
@@ -35,6 +37,7 @@ pub fn run(ctx: &Ctx, opts: &Opts) -> Result<()> {
             Ok(())
         }
         Opts::Lint(o) => lint::run(ctx, o),
+        Opts::Bisect(o) => bisect::run(ctx, o),
     }
 }
 

@@ -67,6 +67,11 @@ impl Cache {
         self.dir.join("build").join(profile)
     }
 
+    /// What is known of the commits of the series: which of them build, and boot.
+    pub fn built(&self) -> PathBuf {
+        self.dir.join("built")
+    }
+
     /// ccache's directory.
     pub fn ccache(&self) -> PathBuf {
         self.dir.join("ccache")

@@ -21,6 +21,67 @@ struct Build<'a> {
     src: PathBuf,
     dir: PathBuf,
     log: PathBuf,
+    /// An option that the source does not know yet may be asked for.
+    lenient: bool,
+}
+
+/// The image of a commit.
+pub struct Built {
+    /// Where it is, until the next build of this profile.
+    pub image: PathBuf,
+    /// Objects that had to be compiled.
+    pub objects: usize,
+}
+
+/// Builds a commit of the series in a build directory for such builds.
+///
+/// The source is that of every other build of the series, so that ccache knows most of it.
+pub fn build_commit(
+    ctx: &Ctx,
+    tree: &Tree,
+    profile: Profile,
+    commit: &str,
+    logs: &Path,
+) -> Result<Built> {
+    let flavour = profile.flavour();
+    let b = Build {
+        ctx,
+        profile,
+        src: ctx.cache.src(flavour),
+        dir: ctx.cache.build(&format!("bisect-{profile}")),
+        log: logs.join(format!("{profile}.log")),
+        lenient: true,
+    };
+    let _lock = ctx.cache.lock(&format!("src-{flavour}"), &ctx.ui)?;
+    let (_, hash) = snapshot::update(ctx, &tree.dir, &State::Commit(commit), flavour)
+        .context("bringing the kernel source into the cache")?;
+    if !b.dir.join("vmlinux").exists() {
+        require_space(&ctx.cache.dir, 3_000_000_000, "a kernel build")?;
+    }
+    fs::create_dir_all(&b.dir).with_context(|| format!("cannot make {}", b.dir.display()))?;
+    b.configure(tree, &hash)?;
+    let objects = b.compile()?;
+    let image = logs.join(format!("bzImage-{profile}"));
+    fs::copy(b.dir.join("arch/x86/boot/bzImage"), &image)
+        .with_context(|| format!("cannot copy to {}", image.display()))?;
+    Ok(Built { image, objects })
+}
+
+/// What a build of this profile depends on besides the source.
+pub fn settings(ctx: &Ctx, profile: Profile) -> Result<String> {
+    let mut text = fragments(ctx, profile)?.concat();
+    for tool in ["rustc", "gcc", "ld"] {
+        text.push_str(&Cmd::new(tool).arg("--version").output()?);
+    }
+    Ok(sha256_text(&text))
+}
+
+fn fragments(ctx: &Ctx, profile: Profile) -> Result<Vec<String>> {
+    let read = |name: &&str| {
+        let path = ctx.root.join(format!("configs/{name}.config"));
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    profile.fragments().iter().map(read).collect()
 }
 
 /// Builds the tree under this profile; gives the image.
@@ -33,6 +94,7 @@ pub fn build(ctx: &Ctx, tree: &Tree, profile: Profile, logs: &Path) -> Result<Pa
         src: ctx.cache.src(flavour),
         dir,
         log: logs.join("build.log"),
+        lenient: false,
     };
     let image = b.dir.join("arch/x86/boot/bzImage");
     if ctx.global.dry_run {
@@ -103,16 +165,7 @@ impl Build<'_> {
     }
 
     fn configure(&self, tree: &Tree, hash: &str) -> Result<()> {
-        let read = |name: &&str| {
-            let path = self.ctx.root.join(format!("configs/{name}.config"));
-            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
-        };
-        let fragments = self
-            .profile
-            .fragments()
-            .iter()
-            .map(read)
-            .collect::<Result<Vec<String>>>()?;
+        let fragments = fragments(self.ctx, self.profile)?;
         let stamp = self.dir.join(".xtask-configured");
         let print = self.fingerprint(&fragments, hash)?;
         if fs::read_to_string(&stamp).is_ok_and(|s| s == print) && self.dir.join(".config").exists()
@@ -133,7 +186,10 @@ impl Build<'_> {
         self.run(&self.make(&["olddefconfig"])?, |l| step.line(l))?;
         let result = fs::read_to_string(&dot_config).context("make olddefconfig: no .config")?;
         let mut wrong = config::verify(&requested, &result);
-        wrong.retain(|m| !self.profile.tolerates(&m.name));
+        wrong.retain(|m| {
+            let unknown = || m.got.is_none() && !self.knows(tree, &m.name);
+            !(self.profile.tolerates(&m.name) || self.lenient && unknown())
+        });
         config::refuse(&wrong, |symbol| self.knows(tree, symbol))?;
         write_atomic(&stamp, print.as_bytes())?;
         step.done("");
@@ -150,7 +206,8 @@ impl Build<'_> {
             .succeeds()
     }
 
-    fn compile(&self) -> Result<()> {
+    /// Gives the number of objects compiled.
+    fn compile(&self) -> Result<usize> {
         let total_file = self.dir.join(".xtask-objects");
         let total = fs::read_to_string(&total_file)
             .ok()
@@ -175,11 +232,9 @@ impl Build<'_> {
                 objects::present(&self.dir).to_string().as_bytes(),
             )?;
         }
-        step.done(&format!(
-            "{} objects built",
-            counter.built() - if whole { present } else { 0 }
-        ));
-        Ok(())
+        let built = counter.built() - if whole { present } else { 0 };
+        step.done(&format!("{built} objects built"));
+        Ok(built)
     }
 
     fn run(&self, cmd: &Cmd, line: impl FnMut(&str)) -> Result<()> {

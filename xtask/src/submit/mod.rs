@@ -2,6 +2,7 @@
 //! The series as mail: its commits, the rules that they are held to, how it is cut into parts.
 
 pub mod accepted;
+pub mod built;
 pub mod checkpatch;
 pub mod commits;
 pub mod finding;
