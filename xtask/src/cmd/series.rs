@@ -3,6 +3,9 @@
 
 mod bisect;
 mod lint;
+mod range_diff;
+mod rebase;
+mod trees;
 
 use crate::env::Ctx;
 use crate::error::{Failure, Kind};
@@ -25,6 +28,9 @@ pub enum Opts {
     Check,
     Lint(lint::Opts),
     Bisect(bisect::Opts),
+    Rebase(rebase::Opts),
+    Matrix(trees::Opts),
+    RangeDiff(range_diff::Opts),
 }
 
 /// Runs the subcommand.
@@ -38,6 +44,9 @@ pub fn run(ctx: &Ctx, opts: &Opts) -> Result<()> {
         }
         Opts::Lint(o) => lint::run(ctx, o),
         Opts::Bisect(o) => bisect::run(ctx, o),
+        Opts::Rebase(o) => rebase::run(ctx, o),
+        Opts::Matrix(o) => trees::run(ctx, o),
+        Opts::RangeDiff(o) => range_diff::run(ctx, o),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::ui::table;
 use anyhow::{Context, Result};
 use clap::Args;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
 Compiles the files that the series touches, not the whole kernel. A variant whose compiler is not
@@ -206,10 +206,34 @@ fn compile(
     let (src, _) = snapshot::update(ctx, &tree.dir, &state, flavour)
         .context("bringing the kernel source into the cache")?;
     let dir = ctx.cache.build(&format!("{}-{flavour}", v.name));
-    require_space(&ctx.cache.dir, 500_000_000, "the objects of a variant")?;
-    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let log = logs.join(format!("{}.log", v.name));
-    let mut step = ctx.ui.step(&format!("{} ({flavour}): {}", v.name, v.about));
+    let label = format!("{} ({flavour}): {}", v.name, v.about);
+    compile_at(ctx, &Place { src, dir, log }, v, profile, touched, &label)
+}
+
+/// Where something is compiled.
+pub struct Place {
+    /// The source.
+    pub src: PathBuf,
+    /// The build directory.
+    pub dir: PathBuf,
+    /// The log.
+    pub log: PathBuf,
+}
+
+/// Configures and compiles what of the touched files the variant has.
+pub fn compile_at(
+    ctx: &Ctx,
+    place: &Place,
+    v: &Variant,
+    profile: Profile,
+    touched: &str,
+    label: &str,
+) -> Result<(Split, Vec<String>)> {
+    let Place { src, dir, log } = place;
+    require_space(&ctx.cache.dir, 500_000_000, "the objects of a variant")?;
+    fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let mut step = ctx.ui.step(label);
 
     let arch = format!("ARCH={}", v.arch);
     let make = |targets: &[&str]| {
@@ -218,17 +242,17 @@ fn compile(
             .chain(v.make.iter().copied())
             .chain(targets.iter().copied())
             .collect();
-        kbuild::make(ctx, &src, &dir, &args)
+        kbuild::make(ctx, src, dir, &args)
     };
-    configure(ctx, v, &dir, profile, |targets| {
-        kbuild::run(ctx, &log, &make(targets)?, |l| step.line(l)).map(drop)
+    configure(ctx, v, dir, profile, |targets| {
+        kbuild::run(ctx, log, &make(targets)?, |l| step.line(l)).map(drop)
     })?;
 
     let result = config::parse(&fs::read_to_string(dir.join(".config"))?);
     let split = variant::split(touched.lines().filter(|f| src.join(f).exists()), |option| {
         result.get(option).is_some_and(|value| value != "n")
     });
-    kbuild::run(ctx, &log, &make(&["prepare"])?, |l| step.line(l))?;
+    kbuild::run(ctx, log, &make(&["prepare"])?, |l| step.line(l))?;
     // Old objects would hide what the compiler has to say.
     for object in &split.objects {
         let _ = fs::remove_file(dir.join(object));
@@ -236,7 +260,7 @@ fn compile(
     let mut targets = vec!["-k"];
     targets.extend(split.objects.iter().map(String::as_str));
     targets.extend(v.also);
-    let text = kbuild::run(ctx, &log, &make(&targets)?, |l| step.line(l))
+    let text = kbuild::run(ctx, log, &make(&targets)?, |l| step.line(l))
         .map_err(|e| Failure::of(Kind::Test, crate::error::text(&e)))?;
     step.done(&format!("{} objects", split.objects.len()));
     Ok((split, variant::complaints(&text)))

@@ -50,8 +50,33 @@ pub fn debian_patched(base_git: &Path, dir: &Path, base: &str) -> Vec<String> {
         .collect()
 }
 
-/// Imports a tarball as `dest`. `patched` says that it is Debian's variant.
+/// Imports the base's tarball as `dest`. `patched` says that it is Debian's variant.
 pub fn import(ctx: &Ctx, tarball: Tarball, dest: &Path) -> Result<()> {
+    let title = format!("Linux {}", ctx.base.base.version);
+    into_git(ctx, tarball, dest, &title, |version| {
+        ensure!(
+            version == ctx.base.base.version,
+            "the tarball has Linux {version:?}, base.toml says {}",
+            ctx.base.base.version
+        );
+        Ok(())
+    })
+}
+
+/// Imports the tarball of any release.
+pub fn import_any(ctx: &Ctx, tarball: Tarball, dest: &Path) -> Result<()> {
+    let name = tarball.path.file_name().unwrap_or_default();
+    let title = format!("Linux, from {}", name.to_string_lossy());
+    into_git(ctx, tarball, dest, &title, |_| Ok(()))
+}
+
+fn into_git(
+    ctx: &Ctx,
+    tarball: Tarball,
+    dest: &Path,
+    title: &str,
+    accept: impl FnOnce(&str) -> Result<()>,
+) -> Result<()> {
     require_space(&ctx.cache.dir, 800_000_000, "the base repository")?;
     let tmp = ctx.cache.temp_dir()?;
     let repo = tmp.path().join("base.git");
@@ -63,21 +88,19 @@ pub fn import(ctx: &Ctx, tarball: Tarball, dest: &Path) -> Result<()> {
         Cmd::git(&repo).args(["config", key, value]).output()?;
     }
     let mut step = ctx.ui.step("importing the kernel source into git");
-    let times = stream(ctx, &tarball, &repo, |n| {
+    let times = stream(ctx, &tarball, &repo, title, |n| {
         step.status(format!("{n} of about {ABOUT_FILES} files"));
     })?;
     let version = Cmd::git(&repo).args(["show", "base:Makefile"]).output()?;
-    let version = crate::env::base::makefile_version(&version).unwrap_or_default();
-    ensure!(
-        version == ctx.base.base.version,
-        "the tarball has Linux {version:?}, base.toml says {}",
-        ctx.base.base.version
-    );
+    accept(&crate::env::base::makefile_version(&version).unwrap_or_default())?;
     if tarball.patched {
         let list = newer_than_release(&times)?;
         fs::write(repo.join(PATCHED_LIST), list.join("\n") + "\n")?;
     }
     step.done(&format!("{} files", times.len()));
+    if let Some(parent) = dest.parent() {
+        fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+    }
     fs::rename(&repo, dest).with_context(|| format!("cannot rename to {}", dest.display()))
 }
 
@@ -110,6 +133,7 @@ fn stream(
     ctx: &Ctx,
     tarball: &Tarball,
     repo: &Path,
+    title: &str,
     mut progress: impl FnMut(usize),
 ) -> Result<BTreeMap<String, u64>> {
     let member = format!("./usr/src/{}.tar.xz", ctx.base.debian.patched_package);
@@ -127,7 +151,7 @@ fn stream(
     let source = unpack.child.stdout.take().context("no pipe from xz")?;
     let sink = import.child.stdin.take().context("no pipe to git")?;
     let mut sink = BufWriter::with_capacity(1 << 20, sink);
-    let message = format!("Linux {}\n", ctx.base.base.version);
+    let message = format!("{title}\n");
     let converted = convert(
         BufReader::with_capacity(1 << 20, source),
         &mut sink,

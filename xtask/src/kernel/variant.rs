@@ -161,6 +161,19 @@ pub const VARIANTS: &[Variant] = &[
     },
 ];
 
+/// For trying the series on other releases: what it touches, the feature on.
+pub const ELSEWHERE: Variant = Variant {
+    name: "elsewhere",
+    about: "another release",
+    arch: "x86_64",
+    make: &[],
+    config: "CONFIG_FILE_PINS=y\nCONFIG_XFS_ONLINE_SCRUB=y\n",
+    compare: false,
+    same: false,
+    also: &[],
+    needs: &[],
+};
+
 /// Files and the option without which kbuild does not compile them; the first match decides.
 const OPTIONS: &[(&str, &str)] = &[
     ("drivers/infiniband/sw/rxe/", "CONFIG_RDMA_RXE"),

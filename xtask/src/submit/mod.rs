@@ -10,3 +10,4 @@ pub mod kernel_doc;
 pub mod maintainers;
 pub mod message;
 pub mod parallel;
+pub mod scratch;
