@@ -3,6 +3,7 @@
 
 mod bisect;
 mod lint;
+mod prep;
 mod range_diff;
 mod rebase;
 mod trees;
@@ -31,6 +32,8 @@ pub enum Opts {
     Rebase(rebase::Opts),
     Matrix(trees::Opts),
     RangeDiff(range_diff::Opts),
+    Prep(prep::PrepOpts),
+    Send(prep::SendOpts),
 }
 
 /// Runs the subcommand.
@@ -47,6 +50,8 @@ pub fn run(ctx: &Ctx, opts: &Opts) -> Result<()> {
         Opts::Rebase(o) => rebase::run(ctx, o),
         Opts::Matrix(o) => trees::run(ctx, o),
         Opts::RangeDiff(o) => range_diff::run(ctx, o),
+        Opts::Prep(o) => prep::prep(ctx, o),
+        Opts::Send(o) => prep::send(ctx, o),
     }
 }
 

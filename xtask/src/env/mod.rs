@@ -55,6 +55,20 @@ impl Ctx {
         })
     }
 
+    /// The same without `--dry-run`, for what means something else by it.
+    pub fn for_real(&self) -> Ctx {
+        Ctx {
+            root: self.root.clone(),
+            cache: self.cache.clone(),
+            base: self.base.clone(),
+            global: Global {
+                dry_run: false,
+                ..self.global.clone()
+            },
+            ui: self.ui,
+        }
+    }
+
     /// The kernel tree the series lives in: `--linux DIR` or `linux/`.
     pub fn linux(&self) -> PathBuf {
         self.global

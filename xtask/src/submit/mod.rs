@@ -2,6 +2,7 @@
 //! The series as mail: its commits, the rules that they are held to, how it is cut into parts.
 
 pub mod accepted;
+pub mod b4;
 pub mod built;
 pub mod checkpatch;
 pub mod commits;
@@ -11,3 +12,5 @@ pub mod maintainers;
 pub mod message;
 pub mod parallel;
 pub mod scratch;
+pub mod stacks;
+pub mod trailers;
