@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `source`: gets the pristine base kernel into `linux/`.
 
+mod submodule;
+
 use crate::env::archive::{self, Archive, Missing};
 use crate::env::Ctx;
 use crate::error::{Failure, Kind};
@@ -22,7 +24,8 @@ series that touches one of them.
 Examples:
   cargo xtask source
   cargo xtask source --from git
-  cargo xtask source --from git --url https://git.example/linux.git --ref v7.3.4";
+  cargo xtask source --from git --url https://git.example/linux.git --ref v7.3.4
+  cargo xtask source --submodule --url ~/src/linux";
 
 /// Get the pristine base kernel into linux/
 #[derive(Args, Default)]
@@ -31,12 +34,15 @@ pub struct Opts {
     /// Where from (default: debian where apt is, else git)
     #[arg(long, value_enum)]
     from: Option<From>,
-    /// Repository for --from git (default: that in base.toml)
-    #[arg(long, requires = "from")]
+    /// Repository for --from git and --submodule (default: that in base.toml)
+    #[arg(long)]
     url: Option<String>,
     /// Tag or branch for --from git (default: that in base.toml)
     #[arg(long = "ref", requires = "from", value_name = "TAG")]
     reference: Option<String>,
+    /// Make linux/ a submodule at the tag of base.toml (writes .gitmodules, to be committed)
+    #[arg(long, conflicts_with_all = ["from", "reference"])]
+    submodule: bool,
 }
 
 /// Where the source comes from.
@@ -51,6 +57,12 @@ enum From {
 /// Gets the source.
 pub fn run(ctx: &Ctx, opts: &Opts) -> Result<()> {
     if let Some(tree) = Tree::find(ctx)? {
+        if opts.submodule && !submodule::configured(ctx) {
+            bail!(
+                "{} is there already, and no submodule; move it away first",
+                tree.dir.display()
+            );
+        }
         ctx.ui
             .note(&format!("{} is there already", tree.dir.display()));
         return Ok(());
@@ -77,7 +89,7 @@ fn get(ctx: &Ctx, opts: &Opts) -> Result<()> {
             From::Git
         }
     });
-    if from == From::Debian && (opts.url.is_some() || opts.reference.is_some()) {
+    if from == From::Debian && !opts.submodule && (opts.url.is_some() || opts.reference.is_some()) {
         return Err(Failure::of(
             Kind::Usage,
             "--url and --ref go with --from git",
@@ -89,6 +101,9 @@ fn get(ctx: &Ctx, opts: &Opts) -> Result<()> {
             "{} exists and is no kernel tree; move it away",
             dest.display()
         );
+    }
+    if opts.submodule {
+        return submodule::make(ctx, opts.url.as_deref());
     }
     match from {
         From::Debian => from_debian(ctx, &dest),
@@ -211,68 +226,59 @@ fn tarball(ctx: &Ctx) -> Result<Tarball> {
 fn from_git(ctx: &Ctx, dest: &Path, opts: &Opts) -> Result<()> {
     let pin = &ctx.base.base;
     let reference = opts.reference.as_deref().unwrap_or(&pin.git_tag);
-    let submodule = Cmd::git(&ctx.root)
-        .args([
-            "config",
-            "-f",
-            ".gitmodules",
-            "--get",
-            "submodule.linux.path",
-        ])
-        .succeeds();
+    if submodule::configured(ctx) {
+        return submodule::check_out(ctx, opts.url.as_deref());
+    }
     let step = (!ctx.global.dry_run).then(|| ctx.ui.step(&format!("cloning {reference}")));
-    if submodule {
-        let mut git = Cmd::git(&ctx.root);
-        if let Some(url) = &opts.url {
-            git = git.arg("-c").arg(format!("submodule.linux.url={url}"));
-        }
-        ctx.exec(&git.args(["submodule", "update", "--init", "--depth", "1", "linux"]))?;
-    } else {
-        let url = opts.url.as_deref().unwrap_or(&pin.git_url);
-        let tmp = dest.with_file_name(".linux.tmp");
-        if !ctx.global.dry_run && tmp.exists() {
-            fs::remove_dir_all(&tmp).with_context(|| format!("removing {}", tmp.display()))?;
-        }
-        let clone = Cmd::new("git")
-            .args([
-                "-c",
-                "advice.detachedHead=false",
-                "clone",
-                "-q",
-                "--depth",
-                "1",
-                "--branch",
-            ])
-            .args([reference, url])
-            .arg(&tmp);
-        let made = ctx
-            .exec(&clone)
-            .context("cloning failed (is there a network connection?)");
-        if let Err(e) = made {
-            let _ = fs::remove_dir_all(&tmp);
-            return Err(e);
-        }
-        if ctx.global.dry_run {
-            return Ok(());
-        }
-        if dest.exists() {
-            fs::remove_dir(dest).with_context(|| format!("cannot replace {}", dest.display()))?;
-        }
-        fs::rename(&tmp, dest).with_context(|| format!("cannot rename to {}", dest.display()))?;
+    let url = opts.url.as_deref().unwrap_or(&pin.git_url);
+    let tmp = dest.with_file_name(".linux.tmp");
+    if !ctx.global.dry_run && tmp.exists() {
+        fs::remove_dir_all(&tmp).with_context(|| format!("removing {}", tmp.display()))?;
+    }
+    let clone = Cmd::new("git")
+        .args(["-c", "advice.detachedHead=false", "clone", "-q"])
+        .args(["--depth", "1", "--branch", reference, url])
+        .arg(&tmp);
+    let made = ctx
+        .exec(&clone)
+        .context("cloning failed (is there a network connection?)")
+        .and_then(|_| {
+            if ctx.global.dry_run {
+                Ok(())
+            } else {
+                begin(ctx, &tmp)
+            }
+        });
+    if let Err(e) = made {
+        let _ = fs::remove_dir_all(&tmp);
+        return Err(e);
     }
     if ctx.global.dry_run {
         return Ok(());
     }
+    if dest.exists() {
+        fs::remove_dir(dest).with_context(|| format!("cannot replace {}", dest.display()))?;
+    }
+    fs::rename(&tmp, dest).with_context(|| format!("cannot rename to {}", dest.display()))?;
     let tree = Tree::required(ctx)?;
-    ctx.exec(&tree.git().args(["branch", "-f", BASE_BRANCH, &tree.base]))?;
-    ctx.exec(
-        &tree
-            .git()
-            .args(["checkout", "-q", "-B", BRANCH, &tree.base]),
-    )?;
     ensure!(tree.dir == dest, "the clone went astray");
     if let Some(step) = step {
         step.done("");
     }
     Ok(())
+}
+
+/// Makes our branches in a new clone, whatever it has checked out; refuses another release.
+fn begin(ctx: &Ctx, dir: &Path) -> Result<()> {
+    // What was cloned may be a branch that has the name of one of ours.
+    ctx.exec(&Cmd::git(dir).args(["checkout", "-q", "--detach"]))?;
+    let base = Cmd::git(dir).args(["rev-parse", "HEAD"]).output()?;
+    let tree = Tree {
+        dir: dir.to_path_buf(),
+        base,
+    };
+    tree.check_version(ctx)?;
+    ctx.exec(&tree.git().args(["branch", "-f", BASE_BRANCH, &tree.base]))?;
+    let checkout = ["checkout", "-q", "-B", BRANCH, &tree.base];
+    ctx.exec(&tree.git().args(checkout)).map(drop)
 }
