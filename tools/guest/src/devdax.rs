@@ -18,7 +18,12 @@ pub struct DeviceDax {
 impl DeviceDax {
     /// Turns the namespace, whose filesystem must not be mounted, into device DAX.
     pub fn make() -> anyhow::Result<DeviceDax> {
-        mode(&["-m", "devdax", "-a", "2M"])?;
+        DeviceDax::with_alignment("2M")
+    }
+
+    /// The same, with pages of this size.
+    pub fn with_alignment(size: &str) -> anyhow::Result<DeviceDax> {
+        mode(&["-m", "devdax", "-a", size])?;
         let path = PathBuf::from("/dev/dax1.0");
         wait_for(&path)?;
         Ok(DeviceDax { path })

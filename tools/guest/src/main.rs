@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What runs inside the test machine, started by `cargo xtask` there.
 
+mod bench;
 mod calls;
 mod client;
 mod demo;
@@ -55,6 +56,8 @@ enum Command {
     Matrix(matrix::Options),
     /// KUnit suites of the running kernel, as KTAP
     Kunit(kunit::Options),
+    /// What everything costs, as JSON
+    Bench(bench::Options),
     /// The verbs library's own tests
     Pyverbs(pyverbs::Options),
     /// A process of a scenario: reads requests from stdin
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Command::Test(options) => tests::run(&options),
         Command::Matrix(options) => matrix::run(&options),
         Command::Kunit(options) => kunit::run(&options),
+        Command::Bench(options) => bench::run(&options),
         Command::Pyverbs(options) => pyverbs::run_all(&options),
         Command::Worker { kept } => worker::run(&kept).map(|()| true),
     };

@@ -33,6 +33,11 @@ impl Ended {
         bandwidth(&self.output)
     }
 
+    /// The typical latency of the report, µs.
+    pub fn typical_latency(&self) -> Option<f64> {
+        typical_latency(&self.output)
+    }
+
     /// The last line that says something.
     pub fn complaint(&self) -> &str {
         let lines = self.output.lines().rev().map(str::trim);
@@ -48,6 +53,14 @@ fn bandwidth(output: &str) -> Option<f64> {
     output.lines().find_map(|line| {
         let numbers: Option<Vec<f64>> = line.split_whitespace().map(|w| w.parse().ok()).collect();
         numbers.filter(|n| n.len() == 5).map(|n| n[3])
+    })
+}
+
+/// `4096 100 271.2 410.0 275.3 ...`: size, iterations, least, most, typical latency, and more.
+fn typical_latency(output: &str) -> Option<f64> {
+    output.lines().find_map(|line| {
+        let numbers: Option<Vec<f64>> = line.split_whitespace().map(|w| w.parse().ok()).collect();
+        numbers.filter(|n| n.len() >= 8).map(|n| n[4])
     })
 }
 
@@ -75,21 +88,15 @@ pub const PROGRAM: &str = "ib_write_bw";
 
 /// Starts a server and waits until it listens. Gives its port.
 pub fn server(rdma: &Rdma, seconds: u32) -> anyhow::Result<(Side, u16)> {
-    let port = PORT.fetch_add(1, Ordering::Relaxed);
+    let port = next_port();
     let mut command = Command::new(PROGRAM);
     command.args(arguments(rdma, port, seconds, None));
-    let mut side = Side::start(command, "server")?;
-    let deadline = Instant::now() + Duration::from_secs(15);
-    while !listening(port)? {
-        if side.child.try_wait()?.is_some() || Instant::now() > deadline {
-            bail!(
-                "the server does not listen: {}",
-                side.end(Duration::ZERO)?.output
-            );
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok((side, port))
+    Ok((Side::listening(command, port)?, port))
+}
+
+/// A port that nobody listens on yet.
+pub fn next_port() -> u16 {
+    PORT.fetch_add(1, Ordering::Relaxed)
 }
 
 fn listening(port: u16) -> io::Result<bool> {
@@ -121,6 +128,22 @@ impl Side {
             .spawn()
             .with_context(|| format!("cannot start {command:?}"))?;
         Ok(Side { child, output })
+    }
+
+    /// Starts a server and waits until it listens.
+    pub fn listening(command: Command, port: u16) -> anyhow::Result<Side> {
+        let mut side = Side::start(command, "server")?;
+        let deadline = Instant::now() + Duration::from_secs(15);
+        while !listening(port)? {
+            if side.child.try_wait()?.is_some() || Instant::now() > deadline {
+                bail!(
+                    "the server does not listen: {}",
+                    side.end(Duration::ZERO)?.output
+                );
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(side)
     }
 
     /// Its process.
@@ -185,6 +208,13 @@ mod tests {
     fn the_report_is_read() {
         assert_eq!(bandwidth(REPORT), Some(38.25));
         assert_eq!(bandwidth("Couldn't allocate MR\n"), None);
+    }
+
+    #[test]
+    fn latency_is_the_typical_one() {
+        let report = " #bytes #iterations t_min[usec] t_max[usec] t_typical[usec] t_avg[usec] t_stdev[usec] 99% percentile[usec] 99.9% percentile[usec]\n 4096 100 271.2 410.0 275.3 280.1 20.2 400.0 410.0\n";
+        assert_eq!(typical_latency(report), Some(275.3));
+        assert_eq!(typical_latency(REPORT), None);
     }
 
     #[test]
