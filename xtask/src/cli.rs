@@ -67,6 +67,7 @@ enum Command {
     Test(cmd::test::Opts),
     Pyverbs(cmd::pyverbs::Opts),
     Matrix(cmd::matrix::Opts),
+    Bench(cmd::bench::Opts),
     Run(cmd::run::Opts),
     Shell(cmd::shell::Opts),
     #[command(subcommand)]
@@ -89,6 +90,7 @@ impl Cli {
             Command::Test(o) => cmd::test::run(&ctx, &o),
             Command::Pyverbs(o) => cmd::pyverbs::run(&ctx, &o),
             Command::Matrix(o) => cmd::matrix::run(&ctx, &o),
+            Command::Bench(o) => cmd::bench::run(&ctx, &o),
             Command::Run(o) => cmd::run::run(&ctx, &o),
             Command::Shell(o) => cmd::shell::run(&ctx, &o),
             Command::Series(o) => cmd::series::run(&ctx, &o),

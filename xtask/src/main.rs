@@ -4,6 +4,7 @@
 //! Every subcommand is a module of [`cmd`] that owns its options; `main` parses, calls and turns
 //! the result into an exit code (see [`error::Kind`]).
 
+mod bench;
 mod cli;
 mod cmd;
 mod env;

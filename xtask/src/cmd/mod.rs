@@ -2,6 +2,7 @@
 //! The subcommands, one module each, owning its options.
 
 pub mod apply;
+pub mod bench;
 pub mod build;
 pub mod clean;
 pub mod demo;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One boot of the guest: run a script in it, watch console and results, tell how it ended.
 
-use super::vm::Vm;
+use super::vm::{Clock, Vm};
 use super::watchdog::Console;
 use crate::env::Ctx;
 use crate::error::{Failure, Kind};
@@ -78,13 +78,26 @@ pub fn shared(logs: &Path) -> PathBuf {
 
 impl Session<'_> {
     /// Boots, runs, waits.
-    pub fn run(&self, ctx: &Ctx, mut note: impl FnMut(&str)) -> Result<Outcome> {
+    pub fn run(&self, ctx: &Ctx, note: impl FnMut(&str)) -> Result<Outcome> {
+        self.run_on(ctx, Clock::Host, &[], note)
+    }
+
+    /// The same on a machine with such a clock, and with more arguments for QEMU.
+    pub fn run_on(
+        &self,
+        ctx: &Ctx,
+        clock: Clock,
+        qemu: &[String],
+        mut note: impl FnMut(&str),
+    ) -> Result<Outcome> {
         let shared = shared(self.logs);
         let script_file = shared.join("script.sh");
         let vm = Vm {
             image: self.image,
             shared: &shared,
             script: Some(format!("sh {}", quote(script_file.as_os_str()))),
+            clock,
+            qemu,
         };
         let cmd = vm.command(ctx)?;
         if ctx.global.dry_run {

@@ -22,6 +22,44 @@ const OVERLAYS: [&str; 8] = [
     "/etc", "/lib", "/home", "/opt", "/srv", "/usr", "/var", "/tmp",
 ];
 
+/// What time is in the machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Clock {
+    /// That of the host. There are two processors.
+    #[default]
+    Host,
+    /// The number of instructions its one processor has carried out, two nanoseconds each; while it
+    /// idles, time goes on to the next timer at once. What else the host does makes no difference.
+    Instructions,
+}
+
+impl Clock {
+    fn processors(self) -> &'static str {
+        match self {
+            Clock::Host => "2",
+            Clock::Instructions => "1",
+        }
+    }
+
+    /// Arguments for QEMU.
+    pub fn qemu_options(self) -> &'static [&'static str] {
+        match self {
+            Clock::Host => &[],
+            Clock::Instructions => &["-icount", "shift=1,sleep=off"],
+        }
+    }
+
+    /// Words of the kernel's command line. Where code and data lie must not differ between boots.
+    pub fn kernel_options(self) -> Vec<&'static str> {
+        let mut options = PMEM.to_vec();
+        options.push(STABLE_CLOCK);
+        if self == Clock::Instructions {
+            options.extend(["clocksource=tsc", "no_timer_check", "nokaslr", "norandmaps"]);
+        }
+        options
+    }
+}
+
 /// What to boot and what to run in it.
 pub struct Vm<'a> {
     /// The kernel image.
@@ -30,6 +68,10 @@ pub struct Vm<'a> {
     pub shared: &'a Path,
     /// The shell command to run; without one, an interactive shell.
     pub script: Option<String>,
+    /// What its time is.
+    pub clock: Clock,
+    /// More arguments for QEMU.
+    pub qemu: &'a [String],
 }
 
 impl Vm<'_> {
@@ -44,7 +86,14 @@ impl Vm<'_> {
             .args(["--kimg"])
             .arg(self.image)
             .args([
-                "--mods", "none", "--memory", MEMORY, "--cpus", "2", "--name", "daxpin",
+                "--mods",
+                "none",
+                "--memory",
+                MEMORY,
+                "--cpus",
+                self.clock.processors(),
+                "--name",
+                "daxpin",
             ])
             .args([
                 "--user",
@@ -65,8 +114,13 @@ impl Vm<'_> {
         if !ctx.global.kvm {
             cmd = cmd.arg("--disable-kvm");
         }
-        for option in PMEM.into_iter().chain([STABLE_CLOCK]) {
+        for option in self.clock.kernel_options() {
             cmd = cmd.args(["--kopt", option]);
+        }
+        let more = self.qemu.iter().map(String::as_str);
+        for option in self.clock.qemu_options().iter().copied().chain(more) {
+            // Not as a word of its own: it would be taken for an option of virtme-ng.
+            cmd = cmd.arg(format!("--qemu-opt={option}"));
         }
         if let Some(script) = &self.script {
             // Lines virtme-ng puts on the command line make the kernel quiet; the last word counts.
@@ -86,6 +140,8 @@ impl Vm<'_> {
             image: &image,
             shared: tmp.path(),
             script: self.script.clone(),
+            clock: self.clock,
+            qemu: self.qemu,
         };
         let out = stand_in
             .command(ctx)?
