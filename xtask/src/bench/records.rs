@@ -59,6 +59,9 @@ pub struct Boot {
     pub counted: bool,
     /// What was measured, in the guest's order.
     pub records: Vec<Record>,
+    /// What the guest said that could not be measured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<String>,
 }
 
 /// How and what was measured.
@@ -217,6 +220,7 @@ pub mod tests {
                 value,
                 mean: value,
             }],
+            failed: vec![],
         });
         Results {
             setting: Setting::default(),

@@ -90,7 +90,10 @@ fn on(bench: &mut Bench, variant: &str, mounted: &Mounted) -> anyhow::Result<()>
     sink.costs("write-4k", variant, &cost)?;
 
     let fd = file.as_raw_fd();
-    let dirty = || write(&file, block, 0);
+    let dirty = || {
+        write(&file, block, 0)?;
+        faulted(fd, libc::MAP_SHARED)
+    };
     // SAFETY: touches no memory.
     let cost = costs(40, dirty, || check(unsafe { libc::fsync(fd) }).map(drop))?;
     sink.costs("fsync", variant, &cost)?;
@@ -128,7 +131,8 @@ fn plain_leases(bench: &mut Bench, variant: &str, path: &Path) -> anyhow::Result
     unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
     let name = path_string(path)?;
     let taken = || {
-        set_lease(&file, libc::F_UNLCK)?;
+        // There is none the first time.
+        let _ = set_lease(&file, libc::F_UNLCK);
         set_lease(&file, libc::F_RDLCK)
     };
     let cost = costs(60, taken, || {

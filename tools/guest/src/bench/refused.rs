@@ -19,7 +19,7 @@ pub const PINS: [u64; 6] = [1, 10, 100, 1_000, 10_000, 100_000];
 /// How large the file is.
 const SIZES: [u64; 4] = [HUGE, 16 << 20, 128 << 20, 1 << 30];
 /// More than this has no blocks: the device is not that large.
-const BLOCKS: u64 = 256 << 20;
+const BLOCKS: u64 = 128 << 20;
 /// The part of the file that pins are in, one page each, over and over.
 const PINNED: u64 = 16 << 20;
 /// How many of them are measured.
