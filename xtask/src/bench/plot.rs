@@ -220,7 +220,7 @@ pub fn bars(title: &str, unit: &str, all: &[(String, f64)]) -> String {
         TOP + all.len() as f64 * ROW + 8.0,
     );
     let most = all.iter().map(|bar| bar.1).fold(0.0, f64::max);
-    let (left, room) = (170.0, WIDTH - 170.0 - 90.0);
+    let (left, room) = (230.0, WIDTH - 230.0 - 60.0);
     for (n, (name, value)) in all.iter().enumerate() {
         let at = TOP + n as f64 * ROW;
         let width = if most > 0.0 { value / most * room } else { 0.0 };
