@@ -259,9 +259,14 @@ pub fn compile_at(
     }
     let mut targets = vec!["-k"];
     targets.extend(split.objects.iter().map(String::as_str));
-    targets.extend(v.also);
-    let text = kbuild::run(ctx, log, &make(&targets)?, |l| step.line(l))
-        .map_err(|e| Failure::of(Kind::Test, crate::error::text(&e)))?;
+    let mut text = String::new();
+    // Directories by themselves: kbuild goes another way for single objects.
+    for targets in [&targets[..], v.also] {
+        if !targets.is_empty() {
+            text += &kbuild::run(ctx, log, &make(targets)?, |l| step.line(l))
+                .map_err(|e| Failure::of(Kind::Test, crate::error::text(&e)))?;
+        }
+    }
     step.done(&format!("{} objects", split.objects.len()));
     Ok((split, variant::complaints(&text)))
 }
