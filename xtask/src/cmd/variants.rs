@@ -164,8 +164,15 @@ fn same_code(ctx: &Ctx, v: &Variant) -> Result<()> {
         }
         let old = disassembly::functions(&base.join(object))?;
         let new = disassembly::functions(&series.join(object))?;
+        let source = |profile: Profile| {
+            let path = ctx.cache.src(profile.flavour()).join(object);
+            let path = path.with_extension("c");
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+        };
+        let sources =
+            disassembly::Sources::new(&source(Profile::Base)?, &source(Profile::Default)?);
         wrong.extend(
-            disassembly::different(names, &old, &new)
+            disassembly::different(names, &old, &new, &sources)
                 .into_iter()
                 .map(|d| format!("{object}: {d}")),
         );

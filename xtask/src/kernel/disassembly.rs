@@ -102,16 +102,67 @@ fn normal(insn: &str) -> String {
     }
 }
 
+/// The source files that two objects were made from. Macros hand the number of their line on, for
+/// messages: it is the same number if it stands for the same line.
+#[derive(Default)]
+pub struct Sources {
+    old: Vec<String>,
+    new: Vec<String>,
+}
+
+impl Sources {
+    /// Of the text of both.
+    pub fn new(old: &str, new: &str) -> Self {
+        let lines = |text: &str| text.lines().map(str::to_string).collect();
+        Sources {
+            old: lines(old),
+            new: lines(new),
+        }
+    }
+
+    /// Do both instructions load the number of the same line into the same register?
+    fn same_line(&self, old: &str, new: &str) -> bool {
+        let (Some((a, to)), Some((b, also_to))) = (loaded(old), loaded(new)) else {
+            return false;
+        };
+        let line =
+            |lines: &'_ [String], n: usize| n.checked_sub(1).and_then(|n| lines.get(n)).cloned();
+        to == also_to
+            && line(&self.old, a)
+                .is_some_and(|l| !l.trim().is_empty() && Some(l) == line(&self.new, b))
+    }
+
+    fn same(&self, old: &str, new: &str) -> bool {
+        let (old, new): (Vec<_>, Vec<_>) = (old.lines().collect(), new.lines().collect());
+        old.len() == new.len()
+            && old
+                .iter()
+                .zip(&new)
+                .all(|(a, b)| a == b || self.same_line(a, b))
+    }
+}
+
+/// The number and the register of `mov $0x10,%esi`.
+fn loaded(insn: &str) -> Option<(usize, &str)> {
+    let (number, register) = insn
+        .strip_prefix("mov ")?
+        .trim()
+        .strip_prefix("$0x")?
+        .split_once(",%")?;
+    Some((usize::from_str_radix(number, 16).ok()?, register))
+}
+
 /// The named functions that differ, and those that only one of the objects has.
 pub fn different(
     names: &[&str],
     old: &BTreeMap<String, String>,
     new: &BTreeMap<String, String>,
+    sources: &Sources,
 ) -> Vec<String> {
     names
         .iter()
         .filter_map(|n| match (old.get(*n), new.get(*n)) {
-            (Some(a), Some(b)) if a == b => None,
+            (Some(a), Some(b)) if sources.same(a, b) => None,
             (Some(a), Some(b)) => Some(format!(
                 "{n}: {} instructions in the base, {} with the series",
                 a.lines().count(),
@@ -140,7 +191,10 @@ mod tests {
                 .replace("<f+0x9>", "<f+0x8>"),
         );
         assert_eq!(old["f"].lines().count(), 6);
-        assert_eq!(different(&["f", "h"], &old, &new), Vec::<String>::new());
+        assert_eq!(
+            different(&["f", "h"], &old, &new, &Sources::default()),
+            Vec::<String>::new()
+        );
     }
 
     #[test]
@@ -150,8 +204,26 @@ mod tests {
             OLD.replace("%rbx", "%rbp"),
             OLD.replace("\tg-0x4", "\tk-0x4"),
         ] {
-            assert_eq!(different(&["f", "h"], &old, &parse(&changed)).len(), 1);
+            assert_eq!(
+                different(&["f", "h"], &old, &parse(&changed), &Sources::default()).len(),
+                1
+            );
         }
-        assert_eq!(different(&["gone"], &old, &old).len(), 1);
+        assert_eq!(
+            different(&["gone"], &old, &old, &Sources::default()).len(),
+            1
+        );
+    }
+
+    #[test]
+    fn a_line_that_moved_is_the_same_line() {
+        let sources = Sources::new("a\nb\n\n", "new\na\nb\n");
+        let function = |n: &str, to: &str| parse(&format!("<f>:\n\tmov    $0x{n},%{to}\n"));
+        let differ = |old, new| different(&["f"], &old, &new, &sources).len();
+        assert_eq!(differ(function("2", "esi"), function("3", "esi")), 0);
+        assert_eq!(differ(function("2", "esi"), function("2", "esi")), 0);
+        assert_eq!(differ(function("2", "esi"), function("3", "edx")), 1);
+        assert_eq!(differ(function("1", "esi"), function("3", "esi")), 1);
+        assert_eq!(differ(function("3", "esi"), function("4", "esi")), 1);
     }
 }
