@@ -148,7 +148,7 @@ fn with_sizes(bench: &mut Bench, mounted: &Mounted) -> anyhow::Result<()> {
             .curve("punch-refused", &format!("{fs}, size"), size, &cost)?;
         drop(pinned);
 
-        let mut holder = Client::worker()?;
+        let mut holder = Client::worker()?.patient();
         holder.open("file", &path)?;
         let lease = libc::F_RDLCK | F_LAYOUT | F_EXCLUSIVE;
         let reply = holder.set_lease("file", lease)?;

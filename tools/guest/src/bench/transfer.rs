@@ -24,7 +24,7 @@ const TIMES: usize = 3;
 /// The whole job, four ways.
 pub fn job(bench: &mut Bench) -> anyhow::Result<()> {
     let rdma = Rdma::ready()?;
-    let mut client = Client::verbs(rdma.device, rdma.gid_index)?;
+    let mut client = Client::verbs(rdma.device, rdma.gid_index)?.patient();
     client.map_anonymous("source", JOB)?;
     let reply = client.reg("source", "source", 0, JOB)?;
     ensure!(reply.errno == 0, "registering the source");
