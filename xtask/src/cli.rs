@@ -68,6 +68,7 @@ enum Command {
     Pyverbs(cmd::pyverbs::Opts),
     Matrix(cmd::matrix::Opts),
     Bench(cmd::bench::Opts),
+    Fstests(Box<cmd::fstests::Opts>),
     Run(cmd::run::Opts),
     Shell(cmd::shell::Opts),
     #[command(subcommand)]
@@ -91,6 +92,7 @@ impl Cli {
             Command::Pyverbs(o) => cmd::pyverbs::run(&ctx, &o),
             Command::Matrix(o) => cmd::matrix::run(&ctx, &o),
             Command::Bench(o) => cmd::bench::run(&ctx, &o),
+            Command::Fstests(o) => cmd::fstests::run(&ctx, &o),
             Command::Run(o) => cmd::run::run(&ctx, &o),
             Command::Shell(o) => cmd::shell::run(&ctx, &o),
             Command::Series(o) => cmd::series::run(&ctx, &o),

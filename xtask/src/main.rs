@@ -9,6 +9,7 @@ mod cli;
 mod cmd;
 mod env;
 mod error;
+mod fstests;
 mod guest;
 mod kernel;
 mod report;

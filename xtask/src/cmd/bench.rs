@@ -10,7 +10,7 @@ use crate::env::Ctx;
 use crate::error::{Failure, Kind};
 use crate::guest::session::{shared, Session};
 use crate::guest::tools::{self, Tools};
-use crate::guest::vm::Clock;
+use crate::guest::vm::{Clock, Machine};
 use crate::kernel::profile::Profile;
 use crate::ui::proc::{quote, Cmd};
 use crate::ui::table;
@@ -290,7 +290,7 @@ fn setting(ctx: &Ctx, images: &[(&str, PathBuf)]) -> Result<Setting> {
             commit.trim(),
             if changed { ", with changes" } else { "" }
         ),
-        command_line: Clock::Instructions.kernel_options().join(" "),
+        command_line: Clock::Instructions.kernel_options(Machine::SMALL).join(" "),
         ..Setting::default()
     };
     let version = Cmd::new("qemu-system-x86_64").arg("--version").output()?;

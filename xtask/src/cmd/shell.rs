@@ -5,7 +5,7 @@ use super::build;
 use crate::env::Ctx;
 use crate::error::{Failure, Kind};
 use crate::guest::session::shared;
-use crate::guest::vm::{Clock, Vm};
+use crate::guest::vm::{Clock, Machine, Vm};
 use crate::kernel::profile::Profile;
 use anyhow::{Context, Result};
 use clap::Args;
@@ -43,6 +43,7 @@ pub fn run(ctx: &Ctx, opts: &Opts) -> Result<()> {
         image: &image,
         shared: &shared,
         script: None,
+        machine: Machine::SMALL,
         clock: Clock::Host,
         qemu: &[],
     };

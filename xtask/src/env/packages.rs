@@ -46,6 +46,7 @@ pub const PACKAGES: &[(&str, &[&str])] = &[
         &["libibverbs-dev", "librdmacm-dev"],
     ),
     ("checking the manual pages", &["mandoc"]),
+    ("checking the tests for xfstests", &["shellcheck"]),
     (
         "persistent memory in the guest",
         &["xfsprogs", "e2fsprogs", "ndctl", "daxctl"],

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One boot of the guest: run a script in it, watch console and results, tell how it ended.
 
-use super::vm::{Clock, Vm};
+use super::vm::{Clock, Machine, Vm};
 use super::watchdog::Console;
 use crate::env::Ctx;
 use crate::error::{Failure, Kind};
@@ -88,6 +88,20 @@ impl Session<'_> {
         ctx: &Ctx,
         clock: Clock,
         qemu: &[String],
+        note: impl FnMut(&str),
+    ) -> Result<Outcome> {
+        self.boot(ctx, (Machine::SMALL, clock, qemu), note)
+    }
+
+    /// The same on a machine with large devices.
+    pub fn run_large(&self, ctx: &Ctx, note: impl FnMut(&str)) -> Result<Outcome> {
+        self.boot(ctx, (Machine::LARGE, Clock::Host, &[]), note)
+    }
+
+    fn boot(
+        &self,
+        ctx: &Ctx,
+        (machine, clock, qemu): (Machine, Clock, &[String]),
         mut note: impl FnMut(&str),
     ) -> Result<Outcome> {
         let shared = shared(self.logs);
@@ -96,6 +110,7 @@ impl Session<'_> {
             image: self.image,
             shared: &shared,
             script: Some(format!("sh {}", quote(script_file.as_os_str()))),
+            machine,
             clock,
             qemu,
         };

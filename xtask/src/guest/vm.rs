@@ -7,12 +7,31 @@ use crate::ui::proc::Cmd;
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 
-/// Two emulated pmem devices. They must lie above the PCI hole, that is at 4 GiB; with 4 GiB of
-/// memory QEMU's q35 machine has RAM there. Lower, a region looks like a device that loses writes.
-const MEMORY: &str = "4G";
-/// What a guest takes of the host's memory, with QEMU's own, in KiB.
+/// Memory, and the emulated pmem devices in it. They must lie above the PCI hole, that is at 4 GiB,
+/// where QEMU's q35 machine has all but 2 GiB of its RAM. Lower, a region looks like a device that
+/// loses writes.
+#[derive(Clone, Copy, Debug)]
+pub struct Machine {
+    memory: &'static str,
+    pmem: &'static [&'static str],
+}
+
+impl Machine {
+    /// Two devices of 512 MiB.
+    pub const SMALL: Machine = Machine {
+        memory: "4G",
+        pmem: &["memmap=512M!4G", "memmap=512M!4608M"],
+    };
+    /// Two devices for filesystems that xfstests find large enough, and one for the log of what is
+    /// written to them.
+    pub const LARGE: Machine = Machine {
+        memory: "9G",
+        pmem: &["memmap=2G!4G", "memmap=2G!6G", "memmap=1G!8G"],
+    };
+}
+
+/// What a small guest takes of the host's memory, with QEMU's own, in KiB.
 const FOOTPRINT: usize = 5 << 20;
-const PMEM: [&str; 2] = ["memmap=512M!4G", "memmap=512M!4608M"];
 /// An emulated processor that is not scheduled for a while looks like an unstable clock. The kernel
 /// would switch to another one, and patch its code while the other processor runs it, which
 /// emulation does not always survive ("Oops: int3").
@@ -50,8 +69,8 @@ impl Clock {
     }
 
     /// Words of the kernel's command line. Where code and data lie must not differ between boots.
-    pub fn kernel_options(self) -> Vec<&'static str> {
-        let mut options = PMEM.to_vec();
+    pub fn kernel_options(self, machine: Machine) -> Vec<&'static str> {
+        let mut options = machine.pmem.to_vec();
         options.push(STABLE_CLOCK);
         if self == Clock::Instructions {
             options.extend(["clocksource=tsc", "no_timer_check", "nokaslr", "norandmaps"]);
@@ -68,6 +87,8 @@ pub struct Vm<'a> {
     pub shared: &'a Path,
     /// The shell command to run; without one, an interactive shell.
     pub script: Option<String>,
+    /// Memory and devices.
+    pub machine: Machine,
     /// What its time is.
     pub clock: Clock,
     /// More arguments for QEMU.
@@ -89,7 +110,7 @@ impl Vm<'_> {
                 "--mods",
                 "none",
                 "--memory",
-                MEMORY,
+                self.machine.memory,
                 "--cpus",
                 self.clock.processors(),
                 "--name",
@@ -114,7 +135,7 @@ impl Vm<'_> {
         if !ctx.global.kvm {
             cmd = cmd.arg("--disable-kvm");
         }
-        for option in self.clock.kernel_options() {
+        for option in self.clock.kernel_options(self.machine) {
             cmd = cmd.args(["--kopt", option]);
         }
         let more = self.qemu.iter().map(String::as_str);
@@ -140,6 +161,7 @@ impl Vm<'_> {
             image: &image,
             shared: tmp.path(),
             script: self.script.clone(),
+            machine: self.machine,
             clock: self.clock,
             qemu: self.qemu,
         };

@@ -2,6 +2,7 @@
 //! What is tested on the host: the style and the logic of the project's own programs.
 
 use crate::env::Ctx;
+use crate::fstests::lint;
 use crate::guest::tools;
 use crate::report::tally::Tally;
 use crate::report::{libtest, Case, Verdict};
@@ -83,5 +84,7 @@ pub fn run(ctx: &Ctx, logs: &Path, tally: &mut Tally) -> Result<()> {
         step.done(if status.success() { "" } else { "FAILED" });
         tally.add(cases);
     }
+    // They are run by `xtask fstests`, where there is a tree of xfstests.
+    tally.add(lint::cases(ctx)?);
     Ok(())
 }
