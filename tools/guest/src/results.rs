@@ -60,7 +60,7 @@ impl Results {
     pub fn add(&mut self, row: &Row) -> anyhow::Result<()> {
         self.steps += 1;
         self.failed += usize::from(!row.ok);
-        self.line(row)?;
+        write_line(&mut self.file, row)?;
         println!(
             "[{:7.2}] {} {:4} {:24} {:42} {}",
             self.begun.elapsed().as_secs_f64(),
@@ -76,19 +76,19 @@ impl Results {
     /// Ends the file; whether every row was ok.
     pub fn finish(mut self) -> anyhow::Result<bool> {
         let steps = self.steps;
-        self.line(&End { done: true, steps })?;
+        write_line(&mut self.file, &End { done: true, steps })?;
         self.file.sync_all().ok();
         println!("{} steps, {} not as the contract says", steps, self.failed);
         Ok(self.failed == 0)
     }
+}
 
-    fn line(&mut self, value: &impl Serialize) -> anyhow::Result<()> {
-        let mut line = serde_json::to_string(value)?;
-        line.push('\n');
-        self.file
-            .write_all(line.as_bytes())
-            .context("cannot write the results")
-    }
+/// Adds an object to a file of results, on a line of its own.
+pub fn write_line(file: &mut File, value: &impl Serialize) -> anyhow::Result<()> {
+    let mut line = serde_json::to_string(value)?;
+    line.push('\n');
+    file.write_all(line.as_bytes())
+        .context("cannot write the results")
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 
 use super::budgets::Outcome;
 use super::markdown::{limit, ratio, status, summary};
-use super::plot::{bars, curves, escape, short, Series};
+use super::plot::{bars, curves, short, Series};
 use super::records::{Key, Results, Value};
+use crate::report::markup::escape;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Curves and bars as SVG that stands in a page by itself.
 
+use crate::report::markup::escape;
 use std::fmt::Write;
 
 const WIDTH: f64 = 640.0;
@@ -37,14 +38,6 @@ pub fn short(value: f64, bytes: bool) -> String {
     }
     let digits = usize::from(value < 10.0 && value.fract().abs() > 0.04);
     format!("{value:.digits$}{}", units[unit])
-}
-
-/// Text that may stand in HTML.
-pub fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
 }
 
 fn text(out: &mut String, x: f64, y: f64, anchor: &str, what: &str) {

@@ -9,7 +9,7 @@ use crate::kernel::profile::Profile;
 use crate::kernel::snapshot::{self, State};
 use crate::kernel::tree::Tree;
 use crate::kernel::variant::{self, Split, Variant, VARIANTS};
-use crate::kernel::{config, disassembly, kbuild};
+use crate::kernel::{config, disassembly, kbuild, make};
 use crate::ui::table;
 use anyhow::{Context, Result};
 use clap::Args;
@@ -287,15 +287,7 @@ fn configure(
     profile: Profile,
     mut make: impl FnMut(&[&str]) -> Result<()>,
 ) -> Result<()> {
-    let read = |name: &&str| {
-        let path = ctx.root.join(format!("configs/{name}.config"));
-        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
-    };
-    let fragments: Vec<String> = profile
-        .fragments()
-        .iter()
-        .map(read)
-        .collect::<Result<_>>()?;
+    let fragments = make::fragments(ctx, profile)?;
     let mut requested = config::merge(fragments.iter().map(String::as_str));
     let own = config::parse(v.config);
     requested.extend(own.clone());

@@ -4,6 +4,7 @@
 use super::compare::Difference;
 use super::result::Verdict;
 use super::store::{Results, Unit};
+use crate::report::markup::escape;
 
 const STYLE: &str = "\
 body { font: 15px/1.4 sans-serif; margin: 2em auto; max-width: 70em; padding: 0 1em; }\n\
@@ -12,21 +13,6 @@ td, th { border-bottom: 1px solid #ccc; padding: .2em .6em; text-align: left; ve
 td.n { text-align: right; }\n\
 pre { overflow-x: auto; background: #f4f4f4; padding: .5em; margin: .3em 0; }\n\
 .pass { color: #176117; } .bad { color: #b00020; font-weight: bold; } .skip { color: #666; }\n";
-
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            c if c.is_control() && c != '\n' && c != '\t' => out.push('\u{fffd}'),
-            c => out.push(c),
-        }
-    }
-    out
-}
 
 fn class(verdict: Verdict) -> &'static str {
     match verdict {

@@ -76,7 +76,8 @@ pub fn settings(ctx: &Ctx, profile: Profile) -> Result<String> {
     Ok(sha256_text(&text))
 }
 
-fn fragments(ctx: &Ctx, profile: Profile) -> Result<Vec<String>> {
+/// The texts of the profile's configuration fragments, in their order.
+pub fn fragments(ctx: &Ctx, profile: Profile) -> Result<Vec<String>> {
     let read = |name: &&str| {
         let path = ctx.root.join(format!("configs/{name}.config"));
         fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))

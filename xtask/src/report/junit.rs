@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! JUnit XML. Written by hand: it is three elements, and a library for them brings six more.
 
+use super::markup::escape;
 use super::tally::Tally;
 use super::Verdict;
 
@@ -38,23 +39,6 @@ pub fn render(tally: &Tally) -> String {
         }
     }
     out.push_str("</testsuite>\n</testsuites>\n");
-    out
-}
-
-/// Escapes what XML gives a meaning to, and replaces what it cannot have at all.
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\n' | '\t' => out.push(c),
-            c if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => out.push('\u{fffd}'),
-            c => out.push(c),
-        }
-    }
     out
 }
 

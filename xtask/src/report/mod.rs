@@ -3,6 +3,7 @@
 
 pub mod junit;
 pub mod libtest;
+pub mod markup;
 pub mod tally;
 
 /// How a test ended.

@@ -116,33 +116,18 @@ impl Scratch {
     /// Checks a commit out on a branch, whatever is there.
     pub fn checkout(&self, branch: &str, commit: &str) -> Result<()> {
         // A branch that is checked out is moved by a reset; -B does that as well.
-        self.git()
-            .args([
-                "-c",
-                "checkout.workers=0",
-                "checkout",
-                "-q",
-                "-f",
-                "-B",
-                branch,
-                commit,
-            ])
-            .output()
-            .map(drop)
+        self.force_checkout(&["-B", branch, commit])
     }
 
     /// Checks out a branch that is there.
     pub fn checkout_existing(&self, branch: &str) -> Result<()> {
+        self.force_checkout(&[branch, "--"])
+    }
+
+    fn force_checkout(&self, what: &[&str]) -> Result<()> {
         self.git()
-            .args([
-                "-c",
-                "checkout.workers=0",
-                "checkout",
-                "-q",
-                "-f",
-                branch,
-                "--",
-            ])
+            .args(["-c", "checkout.workers=0", "checkout", "-q", "-f"])
+            .args(what)
             .output()
             .map(drop)
     }

@@ -2,10 +2,10 @@
 //! The results: one JSON object a line, written as each is there.
 
 use super::count::{section_ends, Costs};
+use crate::results::write_line;
 use anyhow::Context;
 use serde::Serialize;
 use std::fs::File;
-use std::io::Write;
 use std::path::Path;
 
 /// One thing measured.
@@ -104,7 +104,7 @@ impl Sink {
         );
         self.records += 1;
         section_ends();
-        self.line(record)
+        write_line(&mut self.file, record)
     }
 
     /// Ends the file.
@@ -113,17 +113,9 @@ impl Sink {
             done: true,
             records: self.records,
         };
-        self.line(&end)?;
+        write_line(&mut self.file, &end)?;
         self.file.sync_all().ok();
         Ok(())
-    }
-
-    fn line(&mut self, value: &impl Serialize) -> anyhow::Result<()> {
-        let mut line = serde_json::to_string(value)?;
-        line.push('\n');
-        self.file
-            .write_all(line.as_bytes())
-            .context("cannot write the results")
     }
 }
 

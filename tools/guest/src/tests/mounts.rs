@@ -5,6 +5,7 @@
 use super::env::{must_be, op_is, Env, PINNED, SIZE};
 use super::held::Held;
 use super::{tests, Test};
+use crate::client::Client;
 use crate::ioctls::{self, Shutdown};
 use crate::names::errno_name;
 use crate::ops::Op;
@@ -15,7 +16,7 @@ use crate::trial::Expect;
 use anyhow::{bail, ensure, Context};
 use rustix::mount::{mount_remount, unmount, MountFlags, UnmountFlags};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -115,10 +116,8 @@ fn stays_writable(env: &Env, held: Held) -> anyhow::Result<()> {
     bail!("still busy when nobody holds a file")
 }
 
-/// A frozen filesystem does not stop the device, and what it wrote is there after the thaw.
-fn freeze(env: &Env) -> anyhow::Result<()> {
-    let files = env.pair()?;
-    let mut holder = Held::Pinned.hold(env, &files.0)?;
+/// Memory of the holder's, full of a pattern, that can be sent into the pinned range.
+fn to_be_sent(holder: &mut Client, seed: u32) -> anyhow::Result<()> {
     holder.map_anonymous("memory", PINNED.length)?;
     let source = holder.reg("source", "memory", 0, PINNED.length)?;
     must_be(&source, 0, "anonymous memory")?;
@@ -126,23 +125,42 @@ fn freeze(env: &Env) -> anyhow::Result<()> {
         map: "memory".to_owned(),
         offset: 0,
         length: PINNED.length,
-        seed: 61,
+        seed,
     })?;
-    let root = env.mounted().root.clone();
-    let frozen = Frozen::freeze(&root)?;
-    let reply = holder.ask(Request::RdmaWrite {
+    Ok(())
+}
+
+/// Sends it.
+fn send() -> Request {
+    Request::RdmaWrite {
         from: "source".to_owned(),
         to: "pin".to_owned(),
         length: PINNED.length,
-    });
-    frozen.thaw()?;
-    must_be(&reply?, 0, "RDMA into a frozen filesystem")?;
+    }
+}
+
+/// The file has it.
+fn has_arrived(file: &Path, seed: u32) -> anyhow::Result<()> {
     let (begin, length) = (PINNED.offset as usize, PINNED.length as usize);
-    let found = std::fs::read(&files.0)?;
+    let found = std::fs::read(file)?;
     ensure!(
-        found[begin..begin + length] == pattern(61, length),
+        found[begin..begin + length] == pattern(seed, length),
         "what the device wrote is not there"
     );
+    Ok(())
+}
+
+/// A frozen filesystem does not stop the device, and what it wrote is there after the thaw.
+fn freeze(env: &Env) -> anyhow::Result<()> {
+    let files = env.pair()?;
+    let mut holder = Held::Pinned.hold(env, &files.0)?;
+    to_be_sent(&mut holder, 61)?;
+    let root = env.mounted().root.clone();
+    let frozen = Frozen::freeze(&root)?;
+    let reply = holder.ask(send());
+    frozen.thaw()?;
+    must_be(&reply?, 0, "RDMA into a frozen filesystem")?;
+    has_arrived(&files.0, 61)?;
     let mut other = env.stranger()?;
     let what = "after the thaw";
     op_is(&mut other, Op::Punch, &files, PINNED, REFUSED, what)
@@ -220,20 +238,8 @@ fn shut_down(env: &Env, how: Shutdown) -> anyhow::Result<()> {
     let reply = other.call(&ioctls::shut_down(&root, how))?;
     must_be(&reply, 0, "shutting down under a pin")?;
     let result = (|| {
-        holder.map_anonymous("memory", PINNED.length)?;
-        let source = holder.reg("source", "memory", 0, PINNED.length)?;
-        must_be(&source, 0, "anonymous memory")?;
-        holder.must(Request::Fill {
-            map: "memory".to_owned(),
-            offset: 0,
-            length: PINNED.length,
-            seed: 64,
-        })?;
-        let reply = holder.ask(Request::RdmaWrite {
-            from: "source".to_owned(),
-            to: "pin".to_owned(),
-            length: PINNED.length,
-        })?;
+        to_be_sent(&mut holder, 64)?;
+        let reply = holder.ask(send())?;
         must_be(&reply, 0, "RDMA into a filesystem that was shut down")?;
         for op in [Op::Truncate, Op::Punch] {
             let reply = other.call(&op.call(&files.0, &files.1, SIZE, PINNED))?;
@@ -273,12 +279,7 @@ fn shut_down(env: &Env, how: Shutdown) -> anyhow::Result<()> {
         after.len(),
         after.blocks()
     );
-    let (begin, length) = (PINNED.offset as usize, PINNED.length as usize);
-    let found = std::fs::read(&files.0)?;
-    ensure!(
-        found[begin..begin + length] == pattern(64, length),
-        "what the device wrote is not there"
-    );
+    has_arrived(&files.0, 64)?;
     let mut other = env.worker()?;
     let expect = Expect::Succeeds;
     op_is(
