@@ -27,7 +27,19 @@ pub fn run(ctx: &Ctx, opts: &Opts) -> Result<()> {
     let mut gone: Vec<PathBuf> = vec![ctx.root.join("out")];
     if opts.all {
         // By name: DAXPIN_CACHE may be a directory that has other things too.
-        let names = ["apt", "build", "ccache", "downloads", "src", "venv"];
+        let names = [
+            "apt",
+            "build",
+            "built",
+            "cargo",
+            "ccache",
+            "downloads",
+            "scratch",
+            "selftests",
+            "src",
+            "submission-venv",
+            "venv",
+        ];
         gone.extend(names.iter().map(|n| ctx.cache.dir.join(n)));
         for entry in std::fs::read_dir(&ctx.cache.dir)
             .into_iter()

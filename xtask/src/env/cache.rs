@@ -72,6 +72,11 @@ impl Cache {
         self.dir.join("built")
     }
 
+    /// What cargo has compiled of our own programs.
+    pub fn cargo(&self) -> PathBuf {
+        self.dir.join("cargo")
+    }
+
     /// ccache's directory.
     pub fn ccache(&self) -> PathBuf {
         self.dir.join("ccache")

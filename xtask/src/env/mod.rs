@@ -5,6 +5,7 @@ pub mod apt;
 pub mod archive;
 pub mod base;
 pub mod cache;
+pub mod cargo;
 pub mod check;
 pub mod packages;
 pub mod tools;

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The programs of ours that run in the guest, built on the host: the guest sees them at the same
 //! path.
+//!
+//! A run has copies of its own: a build for another run may replace what cargo left.
 
+use crate::env::cargo::{cargo, target_dir};
 use crate::env::Ctx;
 use crate::ui::proc::{last_lines, Cmd};
 use anyhow::{bail, Context, Result};
@@ -18,29 +21,21 @@ pub struct Tools {
     pub examples: PathBuf,
 }
 
-fn target(ctx: &Ctx) -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    ctx.root.join(target.unwrap_or_else(|| "target".into()))
-}
-
-/// Where the examples are built, beside what is the workspace's own.
-pub fn examples_dir(ctx: &Ctx) -> PathBuf {
-    target(ctx).join("examples")
-}
-
 /// Builds them.
 pub fn build(ctx: &Ctx, logs: &Path) -> Result<Tools> {
-    let dir = target(ctx);
+    let dir = logs.join("programs");
     let tools = Tools {
-        guest: dir.join("release/guest"),
-        daxpin: dir.join("release/daxpin"),
-        examples: examples_dir(ctx),
+        guest: dir.join("guest"),
+        daxpin: dir.join("daxpin"),
+        examples: dir.clone(),
     };
     let commands = commands(ctx, &tools);
     if ctx.global.dry_run {
         commands.iter().for_each(|cmd| println!("{cmd}"));
         return Ok(tools);
     }
+    std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let _lock = ctx.cache.lock("cargo", &ctx.ui)?;
     let mut step = ctx.ui.step("building the guest's programs");
     let mut log = String::new();
     for cmd in &commands {
@@ -51,24 +46,29 @@ pub fn build(ctx: &Ctx, logs: &Path) -> Result<Tools> {
             bail!("`{cmd}` failed\n{}", last_lines(&text, 20));
         }
     }
+    for name in COMPILED_BY_CARGO {
+        let from = target_dir(ctx).join("release").join(name);
+        std::fs::copy(&from, dir.join(name))
+            .with_context(|| format!("cannot copy {}", from.display()))?;
+    }
     step.done("");
     Ok(tools)
 }
 
+const COMPILED_BY_CARGO: [&str; 3] = ["guest", "daxpin", "dax-receive-rs"];
+
 fn commands(ctx: &Ctx, tools: &Tools) -> [Cmd; 3] {
     let release = ["build", "--locked", "--release", "--color", "never"];
-    let ours = Cmd::new("cargo").args(release);
-    let c = Cmd::new("make")
-        .args(["-s", "-C"])
-        .arg(ctx.root.join("examples/c"));
+    let c = Cmd::new("make").args(["-s", "-C"]);
     [
-        ours.args(["-p", "guest", "-p", "daxpin"]).cwd(&ctx.root),
-        c.arg(format!("BUILD={}", tools.examples.display())),
-        Cmd::new("cargo")
+        cargo(ctx)
             .args(release)
-            .arg("--target-dir")
-            .arg(&tools.examples)
-            // A workspace of its own: found from its directory.
+            .args(["-p", "guest", "-p", "daxpin"]),
+        c.arg(ctx.root.join("examples/c"))
+            .arg(format!("BUILD={}", tools.examples.display())),
+        // A workspace of its own: found from its directory.
+        cargo(ctx)
+            .args(release)
             .cwd(&ctx.root.join("examples/rust")),
     ]
 }

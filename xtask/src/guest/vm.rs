@@ -36,6 +36,10 @@ const FOOTPRINT: usize = 5 << 20;
 /// would switch to another one, and patch its code while the other processor runs it, which
 /// emulation does not always survive ("Oops: int3").
 const STABLE_CLOCK: &str = "tsc=reliable";
+/// What has been read of the host's files stays in memory. Else each program that is run is read, and
+/// translated for emulation, again. The last one of these options counts.
+const CACHED_ROOT: &str =
+    "rootflags=version=9p2000.L,trans=virtio,access=any,msize=524288,cache=loose";
 /// Directories the guest may write to, the changes going to memory.
 const OVERLAYS: [&str; 8] = [
     "/etc", "/lib", "/home", "/opt", "/srv", "/usr", "/var", "/tmp",
@@ -71,7 +75,7 @@ impl Clock {
     /// Words of the kernel's command line. Where code and data lie must not differ between boots.
     pub fn kernel_options(self, machine: Machine) -> Vec<&'static str> {
         let mut options = machine.pmem.to_vec();
-        options.push(STABLE_CLOCK);
+        options.extend([STABLE_CLOCK, CACHED_ROOT]);
         if self == Clock::Instructions {
             options.extend(["clocksource=tsc", "no_timer_check", "nokaslr", "norandmaps"]);
         }

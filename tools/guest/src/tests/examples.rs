@@ -43,7 +43,7 @@ fn receiver_in_c(env: &Env) -> anyhow::Result<()> {
 }
 
 fn receiver_in_rust(env: &Env) -> anyhow::Result<()> {
-    transfer(env, "release/dax-receive-rs", "7002")
+    transfer(env, "dax-receive-rs", "7002")
 }
 
 fn transfer(env: &Env, receiver: &str, port: &str) -> anyhow::Result<()> {
@@ -147,7 +147,7 @@ fn without_pid(line: &str) -> String {
 fn without_dax(env: &Env) -> anyhow::Result<()> {
     let file = Path::new("/dev/shm/not-dax");
     std::fs::write(file, vec![0; 4096])?;
-    for (receiver, port) in [("dax-receive", "7003"), ("release/dax-receive-rs", "7004")] {
+    for (receiver, port) in [("dax-receive", "7003"), ("dax-receive-rs", "7004")] {
         let output = program(env, receiver)?
             .args([env.address(), port])
             .arg(file)

@@ -66,7 +66,7 @@ pub struct Options {
     /// The kernel has not got the feature: test that it is as it always was
     #[arg(long)]
     without_feature: bool,
-    /// Where the examples were built [default: ../examples beside this program]
+    /// Where the examples were built [default: beside this program]
     #[arg(long, value_name = "DIR")]
     examples: Option<PathBuf>,
     /// Print the tests' names and end
@@ -227,7 +227,7 @@ pub fn run(options: &Options) -> anyhow::Result<bool> {
     let daxpin = options.daxpin.clone();
     let daxpin = daxpin.unwrap_or_else(|| beside.with_file_name("daxpin"));
     let examples = options.examples.clone();
-    let examples = examples.unwrap_or_else(|| beside.with_file_name("../examples"));
+    let examples = examples.unwrap_or_else(|| beside.with_file_name(""));
     let mut writer = Writer::create(&options.ktap, groups.len())?;
     let mut env: Option<Arc<Env>> = None;
     for (fs, group, tests) in groups {

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is tested on the host: the style and the logic of the project's own programs.
 
-use crate::env::Ctx;
+use crate::env::{cargo::cargo, Ctx};
 use crate::fstests::lint;
-use crate::guest::tools;
 use crate::report::tally::Tally;
 use crate::report::{libtest, Case, Verdict};
 use crate::ui::proc::{last_lines, Cmd};
@@ -12,7 +11,7 @@ use std::path::Path;
 
 /// What is run, and what it is called.
 pub fn commands(ctx: &Ctx) -> [(&'static str, Cmd); 6] {
-    let cargo = |args: &[&str]| Cmd::new("cargo").args(args).cwd(&ctx.root);
+    let cargo = |args: &[&str]| cargo(ctx).args(args);
     let example = ctx.root.join("examples/rust");
     // Pages refer to pages that are not installed yet: that is no more than a matter of style.
     let lint = "mandoc -T lint -W warning tools/daxpin/man/*.1";
@@ -46,8 +45,6 @@ pub fn commands(ctx: &Ctx) -> [(&'static str, Cmd); 6] {
             "clippy of the example",
             // In the profile it is built in for the guest: bindgen is compiled once.
             cargo(&["clippy", "--locked", "--release", "--color", "never"])
-                .arg("--target-dir")
-                .arg(tools::examples_dir(ctx))
                 .args(["--", "-D", "warnings"])
                 .cwd(&example),
         ),
