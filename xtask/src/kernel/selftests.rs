@@ -95,13 +95,13 @@ pub fn build(ctx: &Ctx, logs: &Path) -> Result<Option<PathBuf>> {
     Ok(Some(installed))
 }
 
-/// The command line for the guest's shell.
+/// The command line for the guest's shell, which runs them on one of the filesystems.
 ///
 /// The runner opens its own stdout a second time, so without appending, what it writes itself would
 /// land on top of what its programs have written.
-pub fn script(installed: &Path, slowness: u32, report: &Path) -> String {
+pub fn script(installed: &Path, fs: &str, slowness: u32, report: &Path) -> String {
     format!(
-        "LAYOUT_LEASE_DEV=/dev/pmem0 {} -c {COLLECTION} -o {} >>{} 2>&1",
+        "LAYOUT_LEASE_DEV=/dev/pmem0 LAYOUT_LEASE_FS={fs} {} -c {COLLECTION} -o {} >>{} 2>&1",
         quote(installed.join("run_kselftest.sh").as_os_str()),
         LIMIT * slowness,
         quote(report.as_os_str())
@@ -128,7 +128,13 @@ mod tests {
 
     #[test]
     fn a_slow_kernel_gets_more_time_and_the_report_is_appended_to() {
-        let line = script(Path::new("/cache/install"), 4, Path::new("/out/report"));
+        let line = script(
+            Path::new("/cache/install"),
+            "xfs",
+            4,
+            Path::new("/out/report"),
+        );
+        assert!(line.contains("LAYOUT_LEASE_FS=xfs "), "{line}");
         assert!(line.contains("/cache/install/run_kselftest.sh -c filesystems/layout_lease"));
         assert!(line.ends_with(" -o 7200 >>/out/report 2>&1"), "{line}");
     }

@@ -34,8 +34,12 @@ pub struct Share {
 enum Part {
     /// The kernel's unit tests.
     Kunit,
-    /// The kernel tree's selftests, in the directory they were installed in.
-    Selftests { installed: PathBuf, slowness: u32 },
+    /// The kernel tree's selftests, in the directory they were installed in, on a filesystem.
+    Selftests {
+        installed: PathBuf,
+        fs: &'static str,
+        slowness: u32,
+    },
     /// The tests of the contract, with these options.
     Contract(String),
     /// The scenario of the demo.
@@ -64,8 +68,9 @@ impl Part {
             Part::Kunit => format!("{guest} kunit --ktap {report} --suite 'file_pin*'"),
             Part::Selftests {
                 installed,
+                fs,
                 slowness,
-            } => selftests::script(installed, *slowness, &self.report(logs)),
+            } => selftests::script(installed, fs, *slowness, &self.report(logs)),
             Part::Contract(options) => format!("{guest} test --ktap {report}{options}"),
             Part::Demo => demo::script(tools, logs, &[]),
         }
@@ -120,15 +125,19 @@ pub fn divide(opts: &Opts, logs: &Path, selftests: Option<PathBuf>) -> Vec<Share
     let parts = if opts.filter.is_some() {
         vec![vec![Part::Contract(options)]]
     } else {
-        let selftests = selftests.map(|installed| Part::Selftests {
-            installed,
-            slowness,
-        });
+        let of = |fs: &'static str| {
+            let selftests = selftests.clone().map(|installed| Part::Selftests {
+                installed,
+                fs,
+                slowness,
+            });
+            selftests.into_iter().chain([contract(fs)])
+        };
         let kernel = opts.whole().then_some(Part::Kunit).into_iter();
         let scenario = opts.whole().then_some(Part::Demo);
         vec![
-            kernel.chain(selftests).chain([contract("xfs")]).collect(),
-            [contract("ext4")].into_iter().chain(scenario).collect(),
+            kernel.chain(of("xfs")).collect(),
+            of("ext4").chain(scenario).collect(),
         ]
     };
     let number = parts.len();
@@ -282,7 +291,7 @@ mod tests {
             names(&shares),
             [
                 vec!["kunit", "kselftest", "contract"],
-                vec!["contract", "demo"]
+                vec!["kselftest", "contract", "demo"]
             ]
         );
         assert_ne!(shares[0].logs, shares[1].logs);
