@@ -62,6 +62,16 @@ impl Cmd {
         self
     }
 
+    /// The same, leaving the processors to what else runs.
+    pub fn in_background(self) -> Self {
+        let words = [&["-n".into(), "10".into(), self.program], &self.args[..]].concat();
+        Cmd {
+            program: "nice".into(),
+            args: words,
+            ..self
+        }
+    }
+
     /// The [`Command`], in a process group of its own, which the kernel ends when xtask dies.
     ///
     /// The death signal is tied to the *thread* that spawns, so only long-lived threads may.

@@ -22,7 +22,8 @@ const EXAMPLES: &str = "\
 On the host: formatting, clippy, unit tests, the series. In two guests at once: the kernel's own tests
 (KUnit and selftests), the tests of the contract, the scenario of the demo. Nothing stops at the
 first failure; the last line counts everything. On a kernel without the feature (--profile off
-or base) the tests of the contract are those of a kernel that refuses what it does not know.
+or base) the tests of the contract are those of a kernel that refuses what it does not know. What does
+not depend on the filesystem is tested on one of them; --filter '*' tests everything on both.
 
 Examples:
   cargo xtask test
@@ -59,12 +60,16 @@ pub fn run(ctx: &Ctx, opts: &Opts) -> Result<()> {
         return dry_run(ctx, opts, &logs);
     }
     let mut tally = Tally::default();
-    if opts.filter.is_none() {
-        host::run(ctx, &logs, &mut tally)?;
-    }
+    let checks = match &opts.filter {
+        None => Some(host::begin(ctx)?),
+        Some(_) => None,
+    };
     let booted = in_guest(ctx, opts, &logs, &mut tally);
+    crate::ui::signals::check()?;
+    if let Some(checks) = checks {
+        checks.finish(ctx, &logs, &mut tally)?;
+    }
     if let Err(e) = &booted {
-        crate::ui::signals::check()?;
         tally.add([Case::check("guest", &Err(anyhow::anyhow!("{e:#}")))]);
     }
     if let Some(glob) = opts.filter.as_ref().filter(|_| tally.cases.is_empty()) {
