@@ -97,15 +97,18 @@ pub fn build(ctx: &Ctx, logs: &Path) -> Result<Option<PathBuf>> {
 
 /// The command line for the guest's shell, which runs them on one of the filesystems.
 ///
-/// The runner opens its own stdout a second time, so without appending, what it writes itself would
-/// land on top of what its programs have written.
+/// The runner writes its programs' output a character at a time, which costs a message to the host for
+/// each; line by line it is a third as much time in all.
 pub fn script(installed: &Path, fs: &str, slowness: u32, report: &Path) -> String {
-    format!(
-        "LAYOUT_LEASE_DEV=/dev/pmem0 LAYOUT_LEASE_FS={fs} {} -c {COLLECTION} -o {} >>{} 2>&1",
+    let run = format!(
+        "LAYOUT_LEASE_DEV=/dev/pmem0 LAYOUT_LEASE_FS={fs} {} -c {COLLECTION} -o {} 2>&1 | \
+         stdbuf -oL sed '' >{}",
         quote(installed.join("run_kselftest.sh").as_os_str()),
         LIMIT * slowness,
         quote(report.as_os_str())
-    )
+    );
+    // The status is the runner's.
+    format!("bash -o pipefail -c {}", quote(run.as_ref()))
 }
 
 #[cfg(test)]
@@ -127,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_kernel_gets_more_time_and_the_report_is_appended_to() {
+    fn a_slow_kernel_gets_more_time_and_the_status_is_the_runners() {
         let line = script(
             Path::new("/cache/install"),
             "xfs",
@@ -136,6 +139,8 @@ mod tests {
         );
         assert!(line.contains("LAYOUT_LEASE_FS=xfs "), "{line}");
         assert!(line.contains("/cache/install/run_kselftest.sh -c filesystems/layout_lease"));
-        assert!(line.ends_with(" -o 7200 >>/out/report 2>&1"), "{line}");
+        assert!(line.contains(" -o 7200 2>&1 |"), "{line}");
+        assert!(line.starts_with("bash -o pipefail -c "), "{line}");
+        assert!(line.contains(">/out/report"), "{line}");
     }
 }
