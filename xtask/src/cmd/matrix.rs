@@ -13,7 +13,8 @@ use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
 Writes Documentation/matrix.md: operations by states of a file, with what the contract says and the
-tests for it. Every contract test must have passed in the last `cargo xtask test` (without --filter).
+tests for it. Every contract test must have passed on both filesystems in the last run, so in one of
+`cargo xtask test --filter '*'`.
 
 Examples:
   cargo xtask matrix
