@@ -263,15 +263,7 @@ fn bindgen<T>(ctx: &Ctx, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let log = log_file("bindgen.log", ctx)?;
     ctx.ui.note(&format!("{label} in the background"));
     let (installed, done) = std::thread::scope(|scope| {
-        let install = &install;
-        let thread = scope.spawn(move || {
-            let mut text = format!("{install}\n");
-            let status = install.lines(|l| {
-                text.push_str(l);
-                text.push('\n');
-            });
-            (status, text)
-        });
+        let thread = scope.spawn(|| install.collected());
         let done = work();
         let step = ctx.ui.step(&label);
         let installed = thread.join();
@@ -280,7 +272,8 @@ fn bindgen<T>(ctx: &Ctx, work: impl FnOnce() -> Result<T>) -> Result<T> {
     });
     let (status, text) =
         installed.map_err(|_| anyhow::anyhow!("the thread for bindgen panicked"))?;
-    fs::write(&log, &text).with_context(|| format!("cannot write {}", log.display()))?;
+    fs::write(&log, format!("{install}\n{text}"))
+        .with_context(|| format!("cannot write {}", log.display()))?;
     crate::ui::signals::check()?;
     let done = done?;
     if !status?.success() {

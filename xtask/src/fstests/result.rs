@@ -220,37 +220,31 @@ pub fn outcomes(check: &str, console: &str, trouble: Option<&str>) -> Outcomes {
     let heard: BTreeMap<String, Heard> = parse_console(console).into_iter().collect();
     let seconds = |name: &str| heard.get(name).map(|h| h.last - h.began);
     let mut all = Outcomes::new();
+    let mut add = |name: String, verdict, detail| {
+        let seconds = seconds(&name);
+        all.insert(
+            name,
+            Outcome {
+                verdict,
+                detail,
+                seconds,
+            },
+        );
+    };
     for (name, verdict, mut detail) in printed.ended {
         if let Some(h) = heard.get(&name) {
             if verdict.is_bad() {
                 detail.extend(h.complaints.iter().cloned());
             }
         }
-        let seconds = seconds(&name);
-        all.insert(
-            name,
-            Outcome {
-                verdict,
-                detail,
-                seconds,
-            },
-        );
+        add(name, verdict, detail);
     }
     if let (Some(name), Some(why)) = (printed.begun, trouble) {
         let mut detail = vec![why.to_string()];
         if let Some(h) = heard.get(&name) {
             detail.extend(h.tail.iter().cloned());
         }
-        let seconds = seconds(&name);
-        let verdict = Verdict::Crash;
-        all.insert(
-            name,
-            Outcome {
-                verdict,
-                detail,
-                seconds,
-            },
-        );
+        add(name, Verdict::Crash, detail);
     }
     all
 }

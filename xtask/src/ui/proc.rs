@@ -170,6 +170,16 @@ impl Cmd {
         self.try_output().is_ok_and(|(s, _, _)| s.success())
     }
 
+    /// Runs the command; how it ended, and what it had written till then, stdout and stderr alike.
+    pub fn collected(&self) -> (Result<ExitStatus>, String) {
+        let mut text = String::new();
+        let status = self.lines(|line| {
+            text.push_str(line);
+            text.push('\n');
+        });
+        (status, text)
+    }
+
     /// Runs the command and passes every line it writes (stdout and stderr alike) to `line`.
     pub fn lines(&self, mut line: impl FnMut(&str)) -> Result<ExitStatus> {
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)

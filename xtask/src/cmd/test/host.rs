@@ -82,15 +82,11 @@ pub fn begin(ctx: &Ctx) -> Result<Checks> {
 impl Ended {
     fn of((name, cmd): (&'static str, Cmd)) -> Ended {
         let begun = Instant::now();
-        let mut text = String::new();
-        let outcome = cmd.in_background().lines(|line| {
-            text.push_str(line);
-            text.push('\n');
-        });
+        let (status, text) = cmd.in_background().collected();
         Ended {
             name,
             took: begun.elapsed(),
-            outcome: outcome.map(|status| (status.success(), text)),
+            outcome: status.map(|status| (status.success(), text)),
         }
     }
 
