@@ -49,7 +49,7 @@ pub fn run(ctx: &Ctx, opts: &Opts) -> Result<()> {
     let chosen = choose(&opts.names)?;
     setup::ensure(ctx)?;
     for v in &chosen {
-        have_programs(v)?;
+        tools::require(&format!("the variant {}", v.name), v.needs)?;
     }
     let Some(tree) = apply::ensure(ctx)? else {
         return Ok(());
@@ -94,7 +94,7 @@ fn choose(names: &[String]) -> Result<Vec<&'static Variant>> {
         return Ok(VARIANTS.iter().collect());
     }
     let find = |name: &String| {
-        VARIANTS.iter().find(|v| v.name == name).ok_or_else(|| {
+        variant::named(name).ok_or_else(|| {
             let all: Vec<&str> = VARIANTS.iter().map(|v| v.name).collect();
             Failure::of(
                 Kind::Usage,
@@ -103,26 +103,6 @@ fn choose(names: &[String]) -> Result<Vec<&'static Variant>> {
         })
     };
     names.iter().map(find).collect()
-}
-
-fn have_programs(v: &Variant) -> Result<()> {
-    let missing: Vec<&str> = v
-        .needs
-        .iter()
-        .filter(|(program, _)| !tools::in_path(program))
-        .map(|(_, package)| *package)
-        .collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    Err(Failure::of(
-        Kind::Setup,
-        format!(
-            "the variant {} needs more programs\nremedy: apt-get install {}",
-            v.name,
-            missing.join(" ")
-        ),
-    ))
 }
 
 /// Compiles one variant. What is wrong with the code is a failed test, not a failed set-up.

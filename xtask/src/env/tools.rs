@@ -2,6 +2,7 @@
 //! Finding the tools that do not simply lie in PATH.
 
 use super::Ctx;
+use crate::error::{Failure, Kind};
 use crate::ui::proc::Cmd;
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
@@ -15,6 +16,25 @@ pub fn numbers(version: &str) -> Vec<u32> {
         .split('.')
         .map_while(|n| n.parse().ok())
         .collect()
+}
+
+/// Refuses with the Debian packages to install if programs that `what` needs are missing.
+pub fn require(what: &str, needs: &[(&str, &str)]) -> Result<()> {
+    let missing: Vec<&str> = needs
+        .iter()
+        .filter(|(program, _)| !in_path(program))
+        .map(|(_, package)| *package)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::of(
+        Kind::Setup,
+        format!(
+            "{what} needs more programs\nremedy: apt-get install {}",
+            missing.join(" ")
+        ),
+    ))
 }
 
 /// The version of rustc, such as `1.95.0`.
@@ -143,6 +163,17 @@ pub fn in_path(program: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_missing_comes_with_its_package() {
+        assert!(require("this", &[("sh", "dash")]).is_ok());
+        let e = require("this", &[("sh", "dash"), ("no-such-program", "a-package")]);
+        let e = e.unwrap_err().to_string();
+        assert!(
+            e.contains("apt-get install a-package") && !e.contains("dash"),
+            "{e}"
+        );
+    }
 
     #[test]
     fn versions_compare_as_numbers() {

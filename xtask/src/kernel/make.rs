@@ -7,8 +7,9 @@ use super::objects::{self, Counter};
 use super::profile::Profile;
 use super::snapshot::{self, State};
 use super::tree::Tree;
+use super::variant;
 use crate::env::cache::{require_space, sha256_text, write_atomic};
-use crate::env::Ctx;
+use crate::env::{tools, Ctx};
 use crate::ui::proc::Cmd;
 use anyhow::{Context, Result};
 use std::fs;
@@ -31,11 +32,15 @@ pub struct Built {
     pub image: PathBuf,
     /// Objects that had to be compiled.
     pub objects: usize,
+    /// What the compilers warned of.
+    pub warnings: Vec<String>,
 }
 
 /// Builds a commit of the series in a build directory for such builds.
 ///
-/// The source is that of every other build of the series, so that ccache knows most of it.
+/// The source is that of every other build of the series, so that ccache knows most of it. The first
+/// build with the feature switched off starts from the objects of that with the feature on: of most
+/// files, make sees that they do not depend on what has changed.
 pub fn build_commit(
     ctx: &Ctx,
     tree: &Tree,
@@ -58,13 +63,35 @@ pub fn build_commit(
     if !b.dir.join("vmlinux").exists() {
         require_space(&ctx.cache.dir, 3_000_000_000, "a kernel build")?;
     }
+    let like = ctx.cache.build(&format!("bisect-{}", Profile::Default));
+    if profile != Profile::Default && !b.dir.exists() && like.join("vmlinux").exists() {
+        copy_build(&like, &b.dir)?;
+    }
     fs::create_dir_all(&b.dir).with_context(|| format!("cannot make {}", b.dir.display()))?;
     b.configure(tree, &hash)?;
-    let objects = b.compile()?;
+    let (objects, said) = b.compile()?;
+    let mut warnings = variant::complaints(&said);
+    warnings.retain(|c| c.contains("warning:"));
     let image = logs.join(format!("bzImage-{profile}"));
     fs::copy(b.dir.join("arch/x86/boot/bzImage"), &image)
         .with_context(|| format!("cannot copy to {}", image.display()))?;
-    Ok(Built { image, objects })
+    Ok(Built {
+        image,
+        objects,
+        warnings,
+    })
+}
+
+/// Copies a build directory with its file times; an interrupted copy is not left under the name.
+fn copy_build(from: &Path, to: &Path) -> Result<()> {
+    let part = to.with_extension("part");
+    let _ = fs::remove_dir_all(&part);
+    Cmd::new("cp")
+        .args(["-a", "--reflink=auto"])
+        .arg(from)
+        .arg(&part)
+        .output()?;
+    fs::rename(&part, to).with_context(|| format!("cannot make {}", to.display()))
 }
 
 /// What a build of this profile depends on besides the source.
@@ -87,6 +114,7 @@ pub fn fragments(ctx: &Ctx, profile: Profile) -> Result<Vec<String>> {
 
 /// Builds the tree under this profile; gives the image.
 pub fn build(ctx: &Ctx, tree: &Tree, profile: Profile, logs: &Path) -> Result<PathBuf> {
+    tools::require(&format!("the profile {profile}"), profile.needs())?;
     let flavour = profile.flavour();
     let dir = ctx.cache.build(profile.name());
     let b = Build {
@@ -124,7 +152,12 @@ pub fn build(ctx: &Ctx, tree: &Tree, profile: Profile, logs: &Path) -> Result<Pa
 
 impl Build<'_> {
     fn make(&self, targets: &[&str]) -> Result<Cmd> {
-        let args: Vec<&str> = ["ARCH=x86_64"].iter().chain(targets).copied().collect();
+        let args: Vec<&str> = ["ARCH=x86_64"]
+            .iter()
+            .chain(self.profile.compilers())
+            .chain(targets)
+            .copied()
+            .collect();
         kbuild::make(self.ctx, &self.src, &self.dir, &args)
     }
 
@@ -207,8 +240,8 @@ impl Build<'_> {
             .succeeds()
     }
 
-    /// Gives the number of objects compiled.
-    fn compile(&self) -> Result<usize> {
+    /// Gives the number of objects compiled, and what was printed besides their names.
+    fn compile(&self) -> Result<(usize, String)> {
         let total_file = self.dir.join(".xtask-objects");
         let total = fs::read_to_string(&total_file)
             .ok()
@@ -222,7 +255,7 @@ impl Build<'_> {
         let mut counter = Counter::new(present, total, whole);
         let label = format!("building the kernel ({})", self.profile);
         let mut step = self.ctx.ui.step(&label);
-        self.run(&self.make(&["bzImage"])?, |l| {
+        let said = kbuild::run(self.ctx, &self.log, &self.make(&["bzImage"])?, |l| {
             counter.line(l);
             step.status(counter.status());
             step.line(l);
@@ -235,7 +268,7 @@ impl Build<'_> {
         }
         let built = counter.built() - if whole { present } else { 0 };
         step.done(&format!("{built} objects built"));
-        Ok(built)
+        Ok((built, said))
     }
 
     fn run(&self, cmd: &Cmd, line: impl FnMut(&str)) -> Result<()> {

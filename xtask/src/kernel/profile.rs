@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Kernel builds by name.
 
+use super::variant;
 use clap::ValueEnum;
 use std::fmt;
 
@@ -14,6 +15,12 @@ pub enum Profile {
     Off,
     /// The series, with lock, sleep and page-state checks
     Debug,
+    /// The series, compiled by clang instead of gcc
+    Clang,
+    /// The series, compiled by clang, with KASAN and UBSAN in C and Rust, and KMEMLEAK
+    Kasan,
+    /// The series, compiled by clang, with KCSAN in C: Rust code is not instrumented
+    Kcsan,
     /// The pristine base kernel: what the tests must fail on
     Base,
 }
@@ -25,6 +32,9 @@ impl Profile {
             Profile::Default => "default",
             Profile::Off => "off",
             Profile::Debug => "debug",
+            Profile::Clang => "clang",
+            Profile::Kasan => "kasan",
+            Profile::Kcsan => "kcsan",
             Profile::Base => "base",
         }
     }
@@ -33,11 +43,26 @@ impl Profile {
     pub fn fragments(self) -> Vec<&'static str> {
         let mut f = vec!["guest", "dax", "rdma", "nfs", "trace", "feature"];
         match self {
-            Profile::Default | Profile::Base => {}
-            Profile::Off => f.push("off"),
-            Profile::Debug => f.push("debug"),
+            Profile::Default | Profile::Clang | Profile::Base => {}
+            Profile::Off | Profile::Debug | Profile::Kasan | Profile::Kcsan => f.push(self.name()),
         }
         f
+    }
+
+    /// Arguments to make that choose the compilers.
+    pub fn compilers(self) -> &'static [&'static str] {
+        match self {
+            Profile::Clang | Profile::Kasan | Profile::Kcsan => variant::CLANG,
+            _ => &[],
+        }
+    }
+
+    /// Programs that the build needs besides the usual ones, and the Debian package of each.
+    pub fn needs(self) -> &'static [(&'static str, &'static str)] {
+        match self.compilers() {
+            [] => &[],
+            _ => variant::CLANG_NEEDS,
+        }
     }
 
     /// The source tree in the cache: the base has its own, so that neither spoils the other's
@@ -57,15 +82,14 @@ impl Profile {
 
     /// Has this kernel layout leases and file pins?
     pub fn has_feature(self) -> bool {
-        matches!(self, Profile::Default | Profile::Debug)
+        !matches!(self, Profile::Off | Profile::Base)
     }
 
     /// How many times slower than the default kernel this one runs, for deadlines.
     pub fn slowness(self) -> u32 {
-        if self == Profile::Debug {
-            4
-        } else {
-            1
+        match self {
+            Profile::Debug | Profile::Kasan | Profile::Kcsan => 4,
+            _ => 1,
         }
     }
 }

@@ -5,7 +5,7 @@
 //! take a day. Whatever a configuration leaves out is named in the result.
 
 /// A way to build.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Variant {
     /// Its name on the command line, and that of its build directory.
     pub name: &'static str,
@@ -27,7 +27,11 @@ pub struct Variant {
     pub needs: &'static [(&'static str, &'static str)],
 }
 
-const CLANG: &[(&str, &str)] = &[
+/// Arguments to make for clang and its tools.
+pub const CLANG: &[&str] = &["LLVM=-19", "CC=ccache clang-19"];
+
+/// The programs of it that a build calls, and the Debian package of each.
+pub const CLANG_NEEDS: &[(&str, &str)] = &[
     ("clang-19", "clang-19"),
     ("ld.lld-19", "lld-19"),
     ("llvm-nm-19", "llvm-19"),
@@ -119,23 +123,23 @@ pub const VARIANTS: &[Variant] = &[
         name: "clang",
         about: "clang instead of gcc",
         arch: "x86_64",
-        make: &["LLVM=-19", "CC=ccache clang-19"],
+        make: CLANG,
         config: "CONFIG_FILE_PINS=y\nCONFIG_XFS_ONLINE_SCRUB=y\n",
         also: &[],
         compare: false,
         same: false,
-        needs: CLANG,
+        needs: CLANG_NEEDS,
     },
     Variant {
         name: "arm64",
         about: "arm64, cross-compiled by clang",
         arch: "arm64",
-        make: &["LLVM=-19", "CC=ccache clang-19"],
+        make: CLANG,
         config: "CONFIG_FILE_PINS=y\nCONFIG_INFINIBAND=y\nCONFIG_XFS_FS=y\nCONFIG_EXT4_FS=y\n",
         also: &[],
         compare: false,
         same: false,
-        needs: CLANG,
+        needs: CLANG_NEEDS,
     },
     Variant {
         name: "w1",
@@ -160,6 +164,11 @@ pub const VARIANTS: &[Variant] = &[
         needs: &[("sparse", "sparse")],
     },
 ];
+
+/// The one of this name.
+pub fn named(name: &str) -> Option<&'static Variant> {
+    VARIANTS.iter().find(|v| v.name == name)
+}
 
 /// For trying the series on other releases: what it touches, the feature on.
 pub const ELSEWHERE: Variant = Variant {

@@ -13,6 +13,10 @@ use std::path::{Path, PathBuf};
 pub struct Built {
     /// Objects that were compiled for it.
     pub objects: usize,
+    /// Objects of drivers and other parts that the kernel for the guest has not; of an older result
+    /// that is not known.
+    #[serde(default)]
+    pub others: Option<usize>,
     /// How long it took.
     pub seconds: u64,
     /// How long it took to boot and to end; `None` while that has not been tried.
@@ -61,6 +65,7 @@ mod tests {
         let s = Store::new(dir.path().join("built"));
         let b = Built {
             objects: 3,
+            others: Some(0),
             seconds: 40,
             boot_seconds: None,
         };

@@ -2,12 +2,15 @@
 //! `series bisect`: every patch builds, with the option on and off, and boots.
 
 use crate::cmd::setup;
+use crate::cmd::variants::{self, Place};
 use crate::env::Ctx;
 use crate::error::{Failure, Kind};
 use crate::guest::session::Session;
-use crate::kernel::make;
 use crate::kernel::profile::Profile;
+use crate::kernel::snapshot::{self, State};
 use crate::kernel::tree::Tree;
+use crate::kernel::variant::{self, Variant};
+use crate::kernel::{config, make};
 use crate::submit::built::{Built, Store};
 use crate::submit::commits::{self, Commit, Selection};
 use crate::ui::progress::human;
@@ -23,7 +26,9 @@ Somebody who looks for the commit that broke something must be able to stop at a
 source tree in the cache goes from patch to patch, so that only what a patch changes is compiled;
 ccache knows the rest. Results are kept by the state of the source, the configuration and the
 compilers: what was interrupted goes on where it was, and a fixup makes only what comes after it
-be built again. Before the patch that adds CONFIG_FILE_PINS, on and off are the same.
+be built again. Before the patch that adds CONFIG_FILE_PINS, on and off are the same. Files that the
+kernel for the guest has not (hardware drivers first of all) are compiled by themselves, and a patch
+to RDMA's headers has all of RDMA compiled. A warning is a failure.
 
 Examples:
   cargo xtask series bisect --off --boot
@@ -160,16 +165,24 @@ struct Bench<'a> {
 impl Bench<'_> {
     /// Builds and boots unless that is known to go well.
     fn patch(&self, c: &Commit, profile: Profile, settings: &str, logs: &Path) -> Result<String> {
-        let known = self.store.get(&c.tree, profile, settings);
-        if let Some(b) = known.filter(|b| !self.boot || b.boot_seconds.is_some()) {
+        let enough = |b: &Built| b.others.is_some() && (!self.boot || b.boot_seconds.is_some());
+        if let Some(b) = self.store.get(&c.tree, profile, settings).filter(enough) {
             return Ok(format!("{} (known)", said(&b)));
         }
         fs::create_dir_all(logs).with_context(|| format!("cannot make {}", logs.display()))?;
         self.ctx.ui.note(&format!("{:04} {}", c.number, c.subject));
         let begun = Instant::now();
         let made = make::build_commit(self.ctx, self.tree, profile, &c.hash, logs)?;
+        if !made.warnings.is_empty() {
+            return Err(Failure::of(Kind::Test, made.warnings.join("\n")));
+        }
+        let others = match profile {
+            Profile::Default => self.others(c, logs)?,
+            _ => 0,
+        };
         let mut built = Built {
             objects: made.objects,
+            others: Some(others),
             seconds: begun.elapsed().as_secs(),
             boot_seconds: None,
         };
@@ -181,6 +194,61 @@ impl Bench<'_> {
         // Seventy images would be a gigabyte.
         let _ = fs::remove_file(&made.image);
         Ok(said(&built))
+    }
+
+    /// Compiles what the patch touches and the guest's kernel has not; gives the number of objects.
+    fn others(&self, c: &Commit, logs: &Path) -> Result<usize> {
+        let dot_config = self.ctx.cache.build("bisect-default").join(".config");
+        let text = fs::read_to_string(&dot_config)
+            .with_context(|| format!("cannot read {}", dot_config.display()))?;
+        let config = config::parse(&text);
+        let has = |option: &str| config.get(option).is_some_and(|value| value != "n");
+        let files = || {
+            c.files
+                .iter()
+                .filter(|f| f.remains())
+                .map(|f| f.path.as_str())
+        };
+        let left_out = variant::split(files(), has).left_out;
+        let headers = files().any(|f| f.starts_with("include/rdma/"));
+        if left_out.is_empty() && !headers {
+            return Ok(0);
+        }
+        let drivers = variant::named("drivers").context("there is no variant `drivers`")?;
+        let v = Variant {
+            also: if headers { drivers.also } else { &[] },
+            ..drivers.clone()
+        };
+        let flavour = Profile::Default.flavour();
+        let _lock = self
+            .ctx
+            .cache
+            .lock(&format!("src-{flavour}"), &self.ctx.ui)?;
+        let state = State::Commit(&c.hash);
+        let (src, _) = snapshot::update(self.ctx, &self.tree.dir, &state, flavour)
+            .context("bringing the kernel source into the cache")?;
+        let place = Place {
+            src,
+            dir: self.ctx.cache.build("bisect-drivers"),
+            log: logs.join("drivers.log"),
+        };
+        // Before its patch, the series' option is unknown: as in the base.
+        let touched = left_out.join("\n");
+        let (split, said) =
+            variants::compile_at(self.ctx, &place, &v, Profile::Base, &touched, v.about)?;
+        let not_compiled = split.left_out;
+        let warnings: Vec<String> = said
+            .into_iter()
+            .filter(|c| c.contains("warning:"))
+            .collect();
+        if !warnings.is_empty() || !not_compiled.is_empty() {
+            let what = [warnings, not_compiled].concat();
+            return Err(Failure::of(
+                Kind::Test,
+                format!("warnings, or not compiled at all:\n{}", what.join("\n")),
+            ));
+        }
+        Ok(split.objects.len())
     }
 
     fn smoke(&self, image: &Path, profile: Profile, logs: &Path) -> Result<u64> {
@@ -212,7 +280,11 @@ impl Bench<'_> {
 
 fn said(b: &Built) -> String {
     let time = |s| human(Duration::from_secs(s));
-    let built = format!("{} objects, {}", b.objects, time(b.seconds));
+    let others = match b.others {
+        Some(n) if n > 0 => format!(" and {n} of drivers"),
+        _ => String::new(),
+    };
+    let built = format!("{} objects{others}, {}", b.objects, time(b.seconds));
     match b.boot_seconds {
         Some(s) => format!("{built}; boots, {}", time(s)),
         None => built,
@@ -227,12 +299,15 @@ mod tests {
     fn a_result_says_what_was_done() {
         let mut b = Built {
             objects: 12,
+            others: Some(0),
             seconds: 75,
             boot_seconds: None,
         };
         assert_eq!(said(&b), "12 objects, 75 s");
         b.boot_seconds = Some(31);
         assert_eq!(said(&b), "12 objects, 75 s; boots, 31 s");
+        b.others = Some(2);
+        assert_eq!(said(&b), "12 objects and 2 of drivers, 75 s; boots, 31 s");
     }
 
     #[test]
