@@ -5,10 +5,11 @@
 use std::path::PathBuf;
 
 fn main() {
-    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it"));
+    let dir = |name| PathBuf::from(std::env::var_os(name).expect("cargo sets it"));
+    let out = dir("OUT_DIR");
     let wrappers = out.join("wrappers.c");
     bindgen::Builder::default()
-        .header(concat!(env!("CARGO_MANIFEST_DIR"), "/src/rdma.h"))
+        .header(dir("CARGO_MANIFEST_DIR").join("src/rdma.h").to_string_lossy())
         .allowlist_function(
             "rdma_(getaddrinfo|freeaddrinfo|create_ep|destroy_ep|listen|get_request)",
         )

@@ -4,7 +4,7 @@
 //!
 //! A run has copies of its own: a build for another run may replace what cargo left.
 
-use crate::env::cargo::{cargo, target_dir};
+use crate::env::cargo::{self, cargo, target_dir};
 use crate::env::Ctx;
 use crate::ui::proc::{last_lines, Cmd};
 use anyhow::{bail, Context, Result};
@@ -36,6 +36,7 @@ pub fn build(ctx: &Ctx, logs: &Path) -> Result<Tools> {
     }
     std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let _lock = ctx.cache.lock("cargo", &ctx.ui)?;
+    cargo::ready(ctx)?;
     let mut step = ctx.ui.step("building the guest's programs");
     let mut log = String::new();
     for cmd in &commands {

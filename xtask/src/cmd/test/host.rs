@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is tested on the host: the style and the logic of the project's own programs.
 
-use crate::env::{cargo::cargo, Ctx};
+use crate::env::cargo::{self, cargo};
+use crate::env::Ctx;
 use crate::fstests::lint;
 use crate::report::tally::Tally;
 use crate::report::{libtest, Case, Verdict};
@@ -70,6 +71,7 @@ struct Ended {
 pub fn begin(ctx: &Ctx) -> Result<Checks> {
     // The manual pages and the examples are checked with packages of the system.
     crate::cmd::setup::ensure(ctx)?;
+    cargo::ready(ctx)?;
     let commands = commands(ctx);
     ctx.ui
         .note("meanwhile: formatting, clippy, unit tests, manual pages");
