@@ -20,6 +20,12 @@ pub struct Options {
         default_value = "/usr/share/doc/rdma-core/tests"
     )]
     tests: PathBuf,
+    /// Only this test; can be given several times
+    #[arg(long = "test", value_name = "NAME")]
+    names: Vec<String>,
+    /// How often each is run
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    times: u32,
 }
 
 const PROGRAM: &str = include_str!("pyverbs_tests.py");
@@ -31,7 +37,7 @@ fn for_hardware(name: &str) -> bool {
         .any(|prefix| name.starts_with(prefix))
 }
 
-/// Runs them all. Whether they pass is not for this to judge.
+/// Runs them. Whether they pass is not for this to judge.
 pub fn run_all(options: &Options) -> anyhow::Result<bool> {
     let rdma = Rdma::ready()?;
     let directory = Path::new("/tmp/pyverbs");
@@ -43,6 +49,8 @@ pub fn run_all(options: &Options) -> anyhow::Result<bool> {
         .arg(directory)
         .args([rdma.device, &rdma.gid_index.to_string()])
         .arg(&options.out)
+        .arg(options.times.to_string())
+        .args(&options.names)
         .status()
         .context("cannot run python3")?;
     ensure!(status.success(), "the tests did not come to their end");

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """Runs the tests of the verbs library, and writes a line for each: verdict, name and reason, with tabs between.
 
-python3 pyverbs_tests.py DIRECTORY DEVICE GID OUTPUT, where DIRECTORY holds the package `tests`.
+python3 pyverbs_tests.py DIRECTORY DEVICE GID OUTPUT TIMES [NAME...], where DIRECTORY holds the package `tests`.
 """
 import os
 import signal
@@ -11,7 +11,8 @@ from importlib.machinery import SourceFileLoader
 
 LIMIT = 180  # seconds for a test
 
-directory, device, gid, output = sys.argv[1:]
+directory, device, gid, output, times = sys.argv[1:6]
+names = sys.argv[6:]
 package = os.path.join(directory, 'tests')
 sys.path[:0] = [directory, package]
 sys.argv = ['run_tests.py', '--dev', device, '--gid', gid]
@@ -58,6 +59,14 @@ class Results(unittest.TestResult):
             self.note('fail', test, f'{subtest}: {error[1]}')
 
 
+def chosen(suite):
+    for test in suite:
+        if isinstance(test, unittest.TestSuite):
+            yield from chosen(test)
+        elif not names or test.id() in names:
+            yield test
+
+
 def late(_signal, _frame):
     raise TimeoutError(f'not done after {LIMIT} s')
 
@@ -67,5 +76,6 @@ parser.parse_args()
 tests = SourceFileLoader('tests', os.path.join(package, '__init__.py')).load_module()
 with open(output, 'w') as out:
     results = Results(out)
-    unittest.defaultTestLoader.loadTestsFromModule(tests).run(results)
+    for _ in range(int(times)):
+        unittest.TestSuite(chosen(unittest.defaultTestLoader.loadTestsFromModule(tests))).run(results)
     print('end', results.testsRun, '', sep='\t', file=out)
