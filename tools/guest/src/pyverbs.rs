@@ -40,6 +40,8 @@ fn for_hardware(name: &str) -> bool {
 /// Runs them. Whether they pass is not for this to judge.
 pub fn run_all(options: &Options) -> anyhow::Result<bool> {
     let rdma = Rdma::ready()?;
+    // Some of the tests want huge pages.
+    fs::write("/proc/sys/vm/nr_hugepages", "64").context("cannot reserve huge pages")?;
     let directory = Path::new("/tmp/pyverbs");
     unpack(&options.tests, &directory.join("tests"))?;
     let program = directory.join("pyverbs_tests.py");
