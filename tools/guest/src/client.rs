@@ -303,5 +303,7 @@ pub const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
 pub const WRITE: u32 = 3;
 /// `IBV_ACCESS_REMOTE_READ`: the region is only read.
 pub const READ: u32 = 4;
+/// `IBV_ACCESS_MW_BIND`: memory windows can be bound to the region.
+pub const WINDOWS: u32 = 1 << 4;
 /// `IBV_ACCESS_ON_DEMAND`: pages are faulted in when the device needs them, and not pinned.
 pub const ON_DEMAND: u32 = 1 << 6;

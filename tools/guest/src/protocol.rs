@@ -209,6 +209,18 @@ pub enum Request {
     Dereg {
         mr: String,
     },
+    /// Allocates a memory window of type 2.
+    Window {
+        mw: String,
+    },
+    /// Binds a window to all of a region, which must have been registered for that.
+    Bind {
+        mw: String,
+        mr: String,
+    },
+    DropWindow {
+        mw: String,
+    },
     /// RDMA WRITE from the start of one region to the start of another, over the RoCE device.
     RdmaWrite {
         from: String,

@@ -21,7 +21,7 @@ import pyverbs.enums as e
 from pyverbs.addr import AHAttr, GlobalRoute
 from pyverbs.cq import CQ
 from pyverbs.device import Context
-from pyverbs.mr import MR
+from pyverbs.mr import MR, MW, MWBindInfo
 from pyverbs.pd import PD
 from pyverbs.pyverbs_error import PyverbsError, PyverbsRDMAError
 from pyverbs.qp import QP, QPAttr, QPCap, QPInitAttr
@@ -125,7 +125,7 @@ class Link:
 
 class Region:
     def __init__(self, pd, address, length, access):
-        self.address = address
+        self.address, self.length = address, length
         self.mr = MR(pd, length, access, address=address)
 
 
@@ -148,7 +148,7 @@ class Client:
     def __init__(self):
         self.context = Context(name=DEVICE)
         self.pd = PD(self.context)
-        self.files, self.maps, self.regions = {}, {}, {}
+        self.files, self.maps, self.regions, self.windows = {}, {}, {}, {}
         self.link = self.streaming = None
 
     # Files and leases
@@ -246,8 +246,31 @@ class Client:
 
     def dereg(self, mr):
         begin = time.perf_counter_ns()
-        self.regions.pop(mr).mr.close()
+        try:
+            self.regions[mr].mr.close()
+        except PyverbsRDMAError as error:
+            ns = time.perf_counter_ns() - begin
+            raise Refused(abs(error.error_code), str(error), ns) from None
+        del self.regions[mr]
         return 0, time.perf_counter_ns() - begin
+
+    def window(self, mw):
+        self.windows[mw] = MW(self.pd, e.IBV_MW_TYPE_2)
+        return 0, 0
+
+    def bind(self, mw, mr):
+        region = self.regions[mr]
+        request = SendWR(opcode=e.IBV_WR_BIND_MW, send_flags=e.IBV_SEND_SIGNALED)
+        request.set_bind_wr(self.windows[mw], MWBindInfo(region.mr, region.address, region.length,
+                                                         e.IBV_ACCESS_REMOTE_WRITE))
+        link = self._link()
+        link.pair[0].post_send(request)
+        link.wait()
+        return 0, 0
+
+    def drop_window(self, mw):
+        self.windows.pop(mw).close()
+        return 0, 0
 
     def _link(self):
         if self.link is None:
@@ -277,6 +300,8 @@ class Client:
     def reset(self):
         if self.streaming is not None:
             self.stream_stop()
+        for mw in list(self.windows):
+            self.drop_window(mw)
         for mr in list(self.regions):
             self.dereg(mr)
         for map in list(self.maps):

@@ -3,7 +3,7 @@
 
 use super::env::{lease_is, must_be, op_is, Env, Loan, EXCLUSIVE, PINNED, SHARED, SIZE, UNLCK};
 use super::{tests, Test};
-use crate::client::{Client, RW};
+use crate::client::{Client, RW, WINDOWS, WRITE};
 use crate::ops::{Op, Span};
 use crate::pins::{count, find, Wanted};
 use crate::protocol::Request;
@@ -25,6 +25,8 @@ pub fn tests(_: Fs) -> Vec<Test> {
         unaligned_region,
         whole_large_file,
         many_regions,
+        driver_keeps_a_region_with_a_window,
+        closed_while_the_driver_refuses,
     ]
 }
 
@@ -356,5 +358,71 @@ fn many_regions(env: &Env) -> anyhow::Result<()> {
         pinned,
         Expect::Succeeds,
         "that page, unpinned",
+    )
+}
+
+/// `window`, bound to `mr`, a region over `PINNED` of the file; the lease is released. The window is the
+/// older one: when the uverbs file is closed, the region's turn comes first.
+fn region_with_a_window<'a>(env: &'a Env, path: &Path) -> anyhow::Result<Loan<'a>> {
+    let mut client = env.verbs()?;
+    client.lease_and_map(path, SHARED | EXCLUSIVE)?;
+    client.must(Request::Window {
+        mw: "window".into(),
+    })?;
+    let access = WRITE | WINDOWS;
+    let reply = client.reg_for("mr", "map", PINNED.offset, PINNED.length, access)?;
+    must_be(&reply, 0, "a region for windows")?;
+    client.must(Request::Bind {
+        mw: "window".into(),
+        mr: "mr".into(),
+    })?;
+    lease_is(&mut client, "file", UNLCK, 0, "release")?;
+    Ok(client)
+}
+
+/// The driver does not let go of the region, so its pins stay.
+fn driver_keeps_a_region_with_a_window(env: &Env) -> anyhow::Result<()> {
+    let files = env.pair()?;
+    let mut client = region_with_a_window(env, &files.0)?;
+    let mut other = env.worker()?;
+    let reply = client.ask(Request::Dereg { mr: "mr".into() })?;
+    must_be(&reply, libc::EINVAL, "deregistering under a window")?;
+    listed(client.pid(), &files.0, PINNED)?;
+    let what = "the driver has refused to deregister";
+    op_is(&mut other, Op::Punch, &files, PINNED, REFUSED, what)?;
+    client.must(Request::DropWindow {
+        mw: "window".into(),
+    })?;
+    op_is(&mut other, Op::Punch, &files, PINNED, REFUSED, "no window")?;
+    client.dereg("mr")?;
+    ensure!(number_listed(client.pid(), &files.0)? == 0, "unpinned");
+    let what = "deregistered at last";
+    op_is(
+        &mut other,
+        Op::Punch,
+        &files,
+        PINNED,
+        Expect::Succeeds,
+        what,
+    )
+}
+
+/// The end of the process closes the uverbs file: the driver refuses to destroy the region, and is asked
+/// again when the window is gone.
+fn closed_while_the_driver_refuses(env: &Env) -> anyhow::Result<()> {
+    let files = env.pair()?;
+    let client = region_with_a_window(env, &files.0)?;
+    let mut other = env.worker()?;
+    let what = "the region is there";
+    op_is(&mut other, Op::Punch, &files, PINNED, REFUSED, what)?;
+    client.end()?;
+    let what = "after the end";
+    op_is(
+        &mut other,
+        Op::Punch,
+        &files,
+        PINNED,
+        Expect::Succeeds,
+        what,
     )
 }
