@@ -2,7 +2,7 @@
 //! Whether `/proc/<pid>/file_pins` says what it should.
 
 use crate::ops::Span;
-use layout_lease::proc::{file_pins, OwnedPins, Owner};
+use layout_lease::proc::{fd_info, file_pins, OwnedPins, Owner};
 use std::path::Path;
 
 /// A pin that must be listed.
@@ -16,7 +16,7 @@ pub struct Wanted<'a> {
     pub writable: bool,
 }
 
-/// Every RDMA pin of a process, with the descriptor checked against /proc/<pid>/fd.
+/// Every pin of a process, with the descriptors checked against /proc/<pid>/fd and /proc/<pid>/fdinfo.
 pub fn of(pid: u32) -> Result<Vec<OwnedPins>, String> {
     let owners = file_pins(pid).map_err(|error| format!("/proc/{pid}/file_pins: {error}"))?;
     for owned in &owners {
@@ -24,6 +24,13 @@ pub fn of(pid: u32) -> Result<Vec<OwnedPins>, String> {
             let target = std::fs::read_link(format!("/proc/{pid}/fd/{fd}"));
             if target.ok().as_ref() != Some(path) {
                 return Err(format!("descriptor {fd} is not {}", path.display()));
+            }
+            let said = fd_info(pid, *fd).map_err(|e| format!("/proc/{pid}/fdinfo/{fd}: {e}"))?;
+            if said.pins != owned.pins {
+                return Err(format!(
+                    "file_pins has {:?} of descriptor {fd}, and its fdinfo {:?}",
+                    owned.pins, said.pins
+                ));
             }
         }
     }
