@@ -9,7 +9,11 @@ fn main() {
     let out = dir("OUT_DIR");
     let wrappers = out.join("wrappers.c");
     bindgen::Builder::default()
-        .header(dir("CARGO_MANIFEST_DIR").join("src/rdma.h").to_string_lossy())
+        .header(
+            dir("CARGO_MANIFEST_DIR")
+                .join("src/rdma.h")
+                .to_string_lossy(),
+        )
         .allowlist_function(
             "rdma_(getaddrinfo|freeaddrinfo|create_ep|destroy_ep|listen|get_request)",
         )
