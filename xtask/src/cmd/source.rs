@@ -123,7 +123,7 @@ fn from_debian(ctx: &Ctx, dest: &Path) -> Result<()> {
             import::import(ctx, tarball, &base)?;
         }
     }
-    // A clone in the same file system shares the pack.
+    // A clone in the same file system shares the pack. With --local git would refuse any other.
     let tmp = dest.with_file_name(".linux.tmp");
     let clone = Cmd::new("git")
         .args([
@@ -131,7 +131,6 @@ fn from_debian(ctx: &Ctx, dest: &Path) -> Result<()> {
             "checkout.workers=0",
             "clone",
             "-q",
-            "--local",
             "--branch",
             BASE_BRANCH,
         ])
