@@ -4,6 +4,17 @@
 //! Every subcommand is a module of [`cmd`] that owns its options; `main` parses, calls and turns
 //! the result into an exit code (see [`error::Kind`]).
 
+/// As std's, but what cannot be written does not end the run: see [`ui::stream`].
+macro_rules! println {
+    () => { $crate::ui::stream::line(format_args!("")) };
+    ($($text:tt)*) => { $crate::ui::stream::line(format_args!($($text)*)) };
+}
+
+/// The same for stderr.
+macro_rules! eprintln {
+    ($($text:tt)*) => { $crate::ui::stream::note(format_args!($($text)*)) };
+}
+
 mod bench;
 mod cli;
 mod cmd;
@@ -24,7 +35,7 @@ fn main() -> ExitCode {
     if let Err(e) = ui::signals::install() {
         return error::report(&e);
     }
-    match cli.run() {
+    match cli.run().and_then(|()| ui::stream::check()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => error::report(&e),
     }

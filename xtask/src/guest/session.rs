@@ -6,7 +6,7 @@ use super::watchdog::Console;
 use crate::env::Ctx;
 use crate::error::{Failure, Kind};
 use crate::ui::proc::{quote, Running};
-use crate::ui::signals;
+use crate::ui::{signals, stream};
 use anyhow::{bail, Context, Result};
 use std::fs::{self, File};
 use std::io::{IsTerminal, Read, Seek, SeekFrom, Write};
@@ -200,12 +200,10 @@ impl Session<'_> {
             for (n, f) in follow.iter_mut().enumerate() {
                 let new = f.read();
                 if self.attached {
-                    let _ = match n {
-                        0 => std::io::stdout()
-                            .write_all(&new)
-                            .and(std::io::stdout().flush()),
-                        _ => std::io::stderr().write_all(&new),
-                    };
+                    match n {
+                        0 => stream::bytes(&new),
+                        _ => drop(std::io::stderr().write_all(&new)),
+                    }
                 } else {
                     String::from_utf8_lossy(&new).lines().for_each(&mut *note);
                 }

@@ -4,4 +4,5 @@
 pub mod proc;
 pub mod progress;
 pub mod signals;
+pub mod stream;
 pub mod table;
