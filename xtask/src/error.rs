@@ -76,13 +76,58 @@ pub fn text(e: &anyhow::Error) -> String {
     out
 }
 
+/// What helps when the machine is to blame, whichever program came upon it; what such programs say,
+/// and the remedy.
+const REMEDIES: [(&[&str], &str); 3] = [
+    (
+        &[
+            "No space left on device",
+            "Out of diskspace",
+            "Disk quota exceeded",
+        ],
+        "make room, or let DAXPIN_CACHE name a directory on a larger disk",
+    ),
+    (
+        &[
+            "Could not resolve host",
+            "Temporary failure resolving",
+            "Temporary failure in name resolution",
+            "Failed to establish a new connection",
+            "Failed to connect to",
+            "Could not connect to",
+            "Network is unreachable",
+            "Connection timed out",
+            "Operation timed out",
+            "Read timed out",
+        ],
+        "connect the machine to the network (http_proxy and https_proxy name a proxy, if there is \
+         one); the next run carries on",
+    ),
+    (
+        &["Read-only file system", "Permission denied"],
+        "the clone of this project and the cache have to be writable: clone it as the user who \
+         runs this, or let DAXPIN_CACHE name another directory",
+    ),
+];
+
+/// The remedy for what the text of an error tells, unless it has one of its own.
+fn remedy(text: &str) -> Option<&'static str> {
+    let told = |(signs, _): &&(&[&str], _)| signs.iter().any(|s| text.contains(s));
+    let known = REMEDIES.iter().find(told)?;
+    (!text.contains("remedy: ")).then_some(known.1)
+}
+
 /// Prints an error and gives the exit code that goes with it.
 pub fn report(e: &anyhow::Error) -> ExitCode {
     let kind = kind(e);
     if kind == Kind::Interrupted {
         eprintln!("interrupted: everything that was started has ended; the next run carries on");
     } else {
-        eprintln!("{}", text(e));
+        let text = text(e);
+        eprintln!("{text}");
+        if let Some(remedy) = remedy(&text) {
+            eprintln!("  remedy: {remedy}");
+        }
         if let Some(dir) = LOGS.lock().unwrap_or_else(|e| e.into_inner()).as_ref() {
             eprintln!("logs: {}", dir.display());
         }
@@ -106,6 +151,22 @@ mod tests {
     #[test]
     fn other_errors_are_set_up_errors() {
         assert_eq!(kind(&anyhow::anyhow!("no space")), Kind::Setup);
+    }
+
+    #[test]
+    fn what_is_the_machines_fault_has_a_remedy() {
+        let of = |text| remedy(text).unwrap_or_default();
+        assert!(
+            of("error: x\n  because: write: No space left on device (os error 28)")
+                .contains("DAXPIN_CACHE")
+        );
+        assert!(
+            of("fatal: unable to access: Could not resolve host: git.example").contains("network")
+        );
+        assert!(of("cannot make out/demo\n  because: Read-only file system").contains("writable"));
+        assert_eq!(remedy("error: 3 tests failed"), None);
+        let own = "error: no space\n  because: No space left on device\n  remedy: a larger disk";
+        assert_eq!(remedy(own), None);
     }
 
     #[test]

@@ -43,6 +43,9 @@ pub fn ensure_during<T>(ctx: &Ctx, work: impl FnOnce() -> Result<T>) -> Result<T
     let _lock = (!ctx.global.dry_run)
         .then(|| ctx.cache.lock("setup", &ctx.ui))
         .transpose()?;
+    if !ctx.global.dry_run {
+        ctx.cache.sweep();
+    }
     let mut with_bindgen = false;
     for fix in plan(ctx)? {
         match fix {
@@ -78,14 +81,9 @@ fn plan(ctx: &Ctx) -> Result<Vec<Fix>> {
         State::Missing(_, _, fix) if c.blocks() => Some(fix.clone()),
         _ => None,
     };
-    let with_packages = checks
-        .iter()
-        .any(|c| matches!(fix(c), Some(Fix::Packages(_))));
-    let from_packages = ["QEMU", "libclang"];
     let hopeless: Vec<_> = checks
         .iter()
         .filter(|c| fix(c) == Some(Fix::User))
-        .filter(|c| !(with_packages && from_packages.contains(&c.name)))
         .cloned()
         .collect();
     if !hopeless.is_empty() {
@@ -114,7 +112,7 @@ fn log_file(name: &str, ctx: &Ctx) -> Result<PathBuf> {
 }
 
 /// Runs a long command under a progress step; its output goes to the log as well.
-fn long(ctx: &Ctx, label: &str, log: &str, cmd: &Cmd, hint: &str) -> Result<()> {
+fn long(ctx: &Ctx, label: &str, log: &str, cmd: &Cmd) -> Result<()> {
     if ctx.global.dry_run {
         println!("{cmd}");
         return Ok(());
@@ -129,13 +127,11 @@ fn long(ctx: &Ctx, label: &str, log: &str, cmd: &Cmd, hint: &str) -> Result<()> 
     });
     fs::write(&log, &text).with_context(|| format!("cannot write {}", log.display()))?;
     if !status?.success() {
-        bail!("{label} failed{hint}\n`{cmd}`:\n{}", last_lines(&text, 8));
+        bail!("{label} failed\n`{cmd}`:\n{}", last_lines(&text, 8));
     }
     step.done("");
     Ok(())
 }
-
-const NETWORK: &str = " (is there a network connection, and space?)";
 
 fn packages(ctx: &Ctx, list: &[&str]) -> Result<()> {
     if !ctx.global.dry_run && !rustix::process::geteuid().is_root() {
@@ -166,11 +162,10 @@ fn packages(ctx: &Ctx, list: &[&str]) -> Result<()> {
         "reading the package index",
         "apt-update.log",
         &apt(&["update"]),
-        NETWORK,
     )?;
     let install = apt(&["install", "-y", "--no-install-recommends"]).args(list);
     let label = format!("installing {} packages", list.len());
-    long(ctx, &label, "apt-install.log", &install, NETWORK)
+    long(ctx, &label, "apt-install.log", &install)
 }
 
 fn venv(ctx: &Ctx) -> Result<()> {
@@ -220,7 +215,7 @@ fn python_env(ctx: &Ctx, dir: &Path, stamp: &Path, packages: &[String]) -> Resul
     }
     // Scripts in it name its path, so it is made in place.
     let make = Cmd::new(python).args(["-m", "venv"]).arg(dir);
-    long(ctx, "making a Python environment", "venv.log", &make, "")?;
+    long(ctx, "making a Python environment", "venv.log", &make)?;
     let install = Cmd::new(dir.join("bin/pip"))
         .args([
             "install",
@@ -231,13 +226,7 @@ fn python_env(ctx: &Ctx, dir: &Path, stamp: &Path, packages: &[String]) -> Resul
         ])
         .args(packages);
     let what = packages.join(", ").replace("==", " ");
-    long(
-        ctx,
-        &format!("installing {what}"),
-        "pip.log",
-        &install,
-        NETWORK,
-    )?;
+    long(ctx, &format!("installing {what}"), "pip.log", &install)?;
     if ctx.global.dry_run {
         return Ok(());
     }
@@ -277,10 +266,7 @@ fn bindgen<T>(ctx: &Ctx, work: impl FnOnce() -> Result<T>) -> Result<T> {
     crate::ui::signals::check()?;
     let done = done?;
     if !status?.success() {
-        bail!(
-            "{label} failed{NETWORK}\n`{install}`:\n{}",
-            last_lines(&text, 8)
-        );
+        bail!("{label} failed\n`{install}`:\n{}", last_lines(&text, 8));
     }
     keep(tmp, &place)?;
     Ok(done)

@@ -4,6 +4,7 @@
 mod submodule;
 
 use crate::env::archive::{self, Archive, Missing};
+use crate::env::cache::require_space_or;
 use crate::env::Ctx;
 use crate::error::{Failure, Kind};
 use crate::kernel::import::{self, Tarball, BASE_BRANCH};
@@ -117,7 +118,9 @@ fn from_debian(ctx: &Ctx, dest: &Path) -> Result<()> {
         .then(|| ctx.cache.lock("cache", &ctx.ui))
         .transpose()?;
     if !base.exists() {
-        ctx.cache.sweep();
+        if !ctx.global.dry_run {
+            ctx.cache.sweep();
+        }
         let tarball = tarball(ctx)?;
         if !ctx.global.dry_run {
             import::import(ctx, tarball, &base)?;
@@ -140,7 +143,12 @@ fn from_debian(ctx: &Ctx, dest: &Path) -> Result<()> {
         println!("{clone}\nmv {} {}", tmp.display(), dest.display());
         return Ok(());
     }
-    crate::env::cache::require_space(&ctx.root, 2_500_000_000, "the kernel tree")?;
+    require_space_or(
+        &ctx.root,
+        2_500_000_000,
+        "the kernel tree",
+        "clone this project to a larger disk, or give a kernel tree there with --linux",
+    )?;
     let remove = || {
         if tmp.exists() {
             let _ = fs::remove_dir_all(&tmp);
@@ -168,11 +176,17 @@ fn from_debian(ctx: &Ctx, dest: &Path) -> Result<()> {
 fn tarball(ctx: &Ctx) -> Result<Tarball> {
     let (pin, debian) = (&ctx.base.base, &ctx.base.debian);
     let have = ctx.cache.downloads().join(&pin.tarball);
-    if have.exists() {
-        return Ok(Tarball {
-            path: have,
-            patched: false,
-        });
+    let deb = format!(
+        "{}_{}_all.deb",
+        debian.patched_package, debian.source_version
+    );
+    for (path, patched) in [
+        (have.clone(), false),
+        (ctx.cache.downloads().join(deb), true),
+    ] {
+        if path.exists() {
+            return Ok(Tarball { path, patched });
+        }
     }
     let archive = Archive::open(ctx)?;
     if ctx.global.dry_run {
@@ -240,7 +254,7 @@ fn from_git(ctx: &Ctx, dest: &Path, opts: &Opts) -> Result<()> {
         .arg(&tmp);
     let made = ctx
         .exec(&clone)
-        .context("cloning failed (is there a network connection?)")
+        .with_context(|| format!("cannot clone {reference} from {url}"))
         .and_then(|_| {
             if ctx.global.dry_run {
                 Ok(())

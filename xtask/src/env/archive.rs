@@ -64,12 +64,7 @@ impl Archive {
                 .apt("apt-get")
                 .args(["-q", "--error-on=any", "update"]),
         )
-        .with_context(|| {
-            format!(
-                "cannot read the index of {} (is there a network connection?)",
-                ctx.base.debian.suite
-            )
-        })?;
+        .with_context(|| format!("cannot read the index of {}", ctx.base.debian.suite))?;
         Ok(archive)
     }
 
@@ -214,7 +209,8 @@ fn fetch(ctx: &Ctx, file: &Remote, sha256: &str, path: &Path) -> Result<(), Miss
                 return Err(Missing::NotThere);
             }
             return Err(failed(anyhow::anyhow!(
-                "downloading failed; the next run goes on where this one stopped\n`{cmd}`: {}",
+                "downloading failed; the next run goes on where this one stopped\n\
+                 `{cmd}` ({status}): {}",
                 last_lines(&err, 3)
             )));
         }

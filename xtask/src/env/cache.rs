@@ -230,13 +230,19 @@ pub fn write_atomic(path: &Path, content: &[u8]) -> Result<()> {
     write().with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// An error unless the file system of `dir` has this many bytes free.
+/// An error unless the file system of `dir`, in the cache, has this many bytes free.
 pub fn require_space(dir: &Path, bytes: u64, purpose: &str) -> Result<()> {
+    let elsewhere = "let DAXPIN_CACHE name a directory on a larger disk";
+    require_space_or(dir, bytes, purpose, elsewhere)
+}
+
+/// The same for any directory; with what to do unless room can be made there.
+pub fn require_space_or(dir: &Path, bytes: u64, purpose: &str, elsewhere: &str) -> Result<()> {
     let free = free_space(dir)?;
     if free < bytes {
         bail!(
-            "no space: {purpose} needs about {} in {}, which has {} free; make room, or let \
-             DAXPIN_CACHE name a directory on a larger disk",
+            "no space: {purpose} needs about {} in {}, which has {} free\n  \
+             remedy: make room, or {elsewhere}",
             human_size(bytes),
             dir.display(),
             human_size(free)

@@ -6,6 +6,7 @@ use super::cache::{free_space, human_size};
 use super::{packages, tools, Ctx};
 use crate::ui::proc::Cmd;
 use anyhow::Result;
+use std::path::PathBuf;
 
 /// Space that source, builds and ccache take when nothing is there yet.
 pub const SPACE_NEEDED: u64 = 12_000_000_000;
@@ -58,22 +59,28 @@ impl Check {
 pub fn all(ctx: &Ctx) -> Result<Vec<Check>> {
     let check = |name, state| Check { name, state };
     let rustc = tools::rustc_version(ctx);
+    let packages = debian_packages()?;
+    let to_come = match &packages {
+        State::Missing(_, _, Fix::Packages(list)) => list.clone(),
+        _ => vec![],
+    };
     Ok(vec![
         check("root", root()),
         check("disk space", space(ctx)?),
-        check("Debian packages", debian_packages()?),
+        check("Debian packages", packages),
         check(
             "rustc",
-            rustc_state(rustc.as_deref().ok(), &ctx.base.tools.rustc_min),
+            rustc_state(
+                tools::find("rustc"),
+                rustc.as_deref().ok(),
+                &ctx.base.tools.rustc_min,
+            ),
         ),
-        check(
-            "rust-src",
-            rust_src(ctx, rustc.as_deref().unwrap_or_default()),
-        ),
-        check("libclang", libclang()),
+        check("rust-src", rust_src(ctx, rustc.as_deref().ok())),
+        check("libclang", libclang(&to_come)),
         check("bindgen", bindgen(ctx)),
         check("virtme-ng", virtme_ng(ctx)),
-        check("QEMU", qemu()),
+        check("QEMU", qemu(&to_come)),
         check("/dev/kvm", kvm()),
         check("kernel source", source(ctx)),
     ])
@@ -152,21 +159,33 @@ fn debian_packages() -> Result<State> {
     })
 }
 
-/// Is this rustc new enough?
-pub fn rustc_state(version: Option<&str>, min: &str) -> State {
-    let remedy = "rustup toolchain install stable && rustup default stable";
+/// Is this rustc, the first in PATH, new enough?
+fn rustc_state(path: Option<PathBuf>, version: Option<&str>, min: &str) -> State {
+    const NEWER: &str = "rustup toolchain install stable && rustup default stable";
+    let Some(path) = path else {
+        let remedy = format!("install Rust {min} or later with https://rustup.rs, or: {NEWER}");
+        return missing("not in PATH", remedy, Fix::User);
+    };
+    let path = path.display();
     match version {
-        None => missing("not found", format!("install Rust: {remedy}"), Fix::User),
+        None => missing(
+            format!("`{path} --version` fails"),
+            format!("{NEWER}, and ~/.cargo/bin first in PATH"),
+            Fix::User,
+        ),
         Some(v) if tools::numbers(v) < tools::numbers(min) => missing(
-            format!("{v} is too old for this kernel, which needs {min} or later"),
-            remedy,
+            format!("{path} is {v}, too old for this kernel, which needs {min} or later"),
+            format!("{NEWER}, and ~/.cargo/bin first in PATH"),
             Fix::User,
         ),
         Some(v) => State::Ok(v.into()),
     }
 }
 
-fn rust_src(ctx: &Ctx, version: &str) -> State {
+fn rust_src(ctx: &Ctx, rustc: Option<&str>) -> State {
+    let Some(version) = rustc else {
+        return missing("no rustc to have the source for", SETUP, Fix::RustSrc);
+    };
     match tools::rust_lib_src(ctx, version) {
         Some(dir) => State::Ok(dir.display().to_string()),
         None => missing(
@@ -177,13 +196,23 @@ fn rust_src(ctx: &Ctx, version: &str) -> State {
     }
 }
 
-fn libclang() -> State {
+/// What a package has, which is one of those to be installed, or else the user's to find.
+fn from_package(what: &str, package: &str, to_come: &[&str], otherwise: &str) -> State {
+    if to_come.contains(&package) {
+        missing(what, format!("{SETUP} ({package})"), Fix::Later)
+    } else {
+        missing(what, otherwise, Fix::User)
+    }
+}
+
+fn libclang(to_come: &[&str]) -> State {
     match tools::libclang_dir() {
         Some(dir) => State::Ok(dir.display().to_string()),
-        None => missing(
+        None => from_package(
             "none in /usr/lib/llvm-*",
-            format!("{SETUP} (libclang-19-dev)"),
-            Fix::User,
+            "libclang-19-dev",
+            to_come,
+            "let LIBCLANG_PATH name the directory with libclang.so",
         ),
     }
 }
@@ -206,10 +235,21 @@ fn virtme_ng(ctx: &Ctx) -> State {
     }
 }
 
-fn qemu() -> State {
-    match Cmd::new("qemu-system-x86_64").arg("--version").output() {
+fn qemu(to_come: &[&str]) -> State {
+    const PROGRAM: &str = "qemu-system-x86_64";
+    match Cmd::new(PROGRAM).arg("--version").output() {
         Ok(v) => State::Ok(v.lines().next().unwrap_or_default().to_string()),
-        Err(_) => missing("not found", format!("{SETUP} (qemu-system-x86)"), Fix::User),
+        Err(_) if tools::in_path(PROGRAM) => missing(
+            format!("`{PROGRAM} --version` fails"),
+            "repair or replace it: apt-get install --reinstall qemu-system-x86",
+            Fix::User,
+        ),
+        Err(_) => from_package(
+            &format!("{PROGRAM} is not in PATH"),
+            "qemu-system-x86",
+            to_come,
+            "put the directory it is in into PATH (Debian's package has it in /usr/bin)",
+        ),
     }
 }
 
@@ -240,15 +280,29 @@ mod tests {
 
     #[test]
     fn an_old_rustc_names_both_versions_and_the_remedy() {
-        let State::Missing(what, remedy, _) = rustc_state(Some("1.63.0"), "1.85.0") else {
+        let state = |version| rustc_state(Some("/usr/bin/rustc".into()), version, "1.85.0");
+        let State::Missing(what, remedy, _) = state(Some("1.63.0")) else {
             panic!("1.63 must not do");
         };
-        assert!(what.contains("1.63.0") && what.contains("1.85.0"), "{what}");
+        for part in ["/usr/bin/rustc", "1.63.0", "1.85.0"] {
+            assert!(what.contains(part), "{what}");
+        }
         assert!(remedy.contains("rustup"), "{remedy}");
-        assert_eq!(
-            rustc_state(Some("1.95.0"), "1.85.0"),
-            State::Ok("1.95.0".into())
+        assert!(matches!(state(None), State::Missing(_, _, Fix::User)));
+        assert_eq!(state(Some("1.95.0")), State::Ok("1.95.0".into()));
+    }
+
+    #[test]
+    fn set_up_is_the_remedy_only_for_what_it_installs() {
+        let qemu = |to_come: &[&str]| from_package("x", "qemu-system-x86", to_come, "put it there");
+        let State::Missing(_, remedy, fix) = qemu(&["perftest", "qemu-system-x86"]) else {
+            panic!("it is missing");
+        };
+        assert!(
+            remedy.contains("xtask setup") && fix == Fix::Later,
+            "{remedy}"
         );
+        assert_eq!(qemu(&["perftest"]), missing("x", "put it there", Fix::User));
     }
 
     #[test]

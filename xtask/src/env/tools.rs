@@ -156,8 +156,15 @@ pub fn python() -> Option<PathBuf> {
 
 /// Is this program in PATH?
 pub fn in_path(program: &str) -> bool {
+    find(program).is_some()
+}
+
+/// Where this program is in PATH.
+pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|d| d.join(program).is_file())
+    std::env::split_paths(&path)
+        .map(|d| d.join(program))
+        .find(|p| p.is_file())
 }
 
 #[cfg(test)]

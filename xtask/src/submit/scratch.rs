@@ -171,7 +171,7 @@ impl Scratch {
         self.git()
             .args(["fetch", "-q", "--depth", "1", url, reference])
             .output()
-            .with_context(|| format!("cannot get {reference} (is there a network connection?)"))?;
+            .with_context(|| format!("cannot get {reference}"))?;
         step.done("");
         rev(&self.dir, "FETCH_HEAD").context("git fetch brought nothing")
     }
