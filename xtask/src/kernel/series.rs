@@ -76,6 +76,16 @@ pub fn touched(patch: &str) -> BTreeSet<String> {
         .collect()
 }
 
+/// The files that any of the patches touches.
+pub fn touched_by(patches: &[PathBuf]) -> Result<BTreeSet<String>> {
+    let mut files = BTreeSet::new();
+    for p in patches {
+        let text = fs::read(p).with_context(|| format!("cannot read {}", p.display()))?;
+        files.extend(touched(&String::from_utf8_lossy(&text)));
+    }
+    Ok(files)
+}
+
 /// Refuses patches to files that differ from upstream's in this base.
 pub fn refuse_patched(patches: &[PathBuf], debian_patched: &[String]) -> Result<()> {
     let mut bad = vec![];

@@ -8,6 +8,7 @@ use crate::env::Ctx;
 use crate::error::{Failure, Kind};
 use crate::ui::proc::Cmd;
 use anyhow::{bail, Context, Result};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// The branch the series is on.
@@ -165,7 +166,7 @@ impl Tree {
     }
 
     /// Puts the series on a branch of ours, from the base. Earlier commits stay under a backup
-    /// name; a patch that does not apply leaves everything as it was.
+    /// name; a patch that does not apply, or an interrupt, leaves everything as it was.
     pub fn apply(&self, ctx: &Ctx, patches: &[PathBuf]) -> Result<()> {
         let dirty = self
             .git()
@@ -182,83 +183,116 @@ impl Tree {
                 ),
             ));
         }
-        let before = self
-            .git()
-            .args(["symbolic-ref", "-q", "--short", "HEAD"])
-            .output();
-        let before = match before {
-            Ok(branch) => branch,
-            Err(_) => self.git().args(["rev-parse", "HEAD"]).output()?,
-        };
-        let tip = self.tip();
+        let made = self.made(ctx, patches)?;
         ctx.exec(&self.git().args(["config", BASE_KEY, &self.base]))?;
-        let temporary = "xtask/applying";
-        ctx.exec(
-            &self
-                .git()
-                .args(["checkout", "-q", "-B", temporary, &self.base]),
-        )?;
-        let result = self.am(ctx, patches);
-        if result.is_err() {
-            let _ = self.git().args(["am", "--abort"]).try_output();
-            self.git()
-                .args(["checkout", "-q", "-f", &before])
-                .output()?;
-            self.git()
-                .args(["branch", "-q", "-D", temporary])
-                .output()?;
-            return result;
-        }
-        if let Some(tip) = tip.filter(|t| *t != self.base) {
+        if let Some(tip) = self.tip().filter(|t| *t != self.base) {
             let backup = format!("{BRANCH}-before-{}", &tip[..12]);
             ctx.exec(&self.git().args(["branch", "-f", &backup, &tip]))?;
             ctx.ui.note(&format!(
                 "the commits that were on {BRANCH} are kept on {backup}"
             ));
         }
-        ctx.exec(&self.git().args(["branch", "-q", "-M", temporary, BRANCH]))?;
-        ctx.exec(&self.git().args(["config", BASE_KEY, &self.base]))?;
-        if !ctx.global.dry_run {
-            let tip = self.tip().context("the branch is gone")?;
-            self.git().args(["config", APPLIED_KEY, &tip]).output()?;
+        let switch = self.git().args(["checkout", "-q", "-B", BRANCH, &made]);
+        let record = self.git().args(["config", APPLIED_KEY, &made]);
+        for cmd in [switch, record] {
+            if ctx.global.dry_run {
+                ctx.exec(&cmd)?;
+            } else {
+                cmd.to_the_end()?;
+            }
         }
         Ok(())
     }
 
-    fn am(&self, ctx: &Ctx, patches: &[PathBuf]) -> Result<()> {
+    /// The commit that the patches make of the base.
+    fn made(&self, ctx: &Ctx, patches: &[PathBuf]) -> Result<String> {
         if patches.is_empty() {
-            return Ok(());
+            return Ok(self.base.clone());
         }
-        let mut am = self
+        let aside = Aside::new(ctx, self)?;
+        aside.check_out(ctx, &series::touched_by(patches)?)?;
+        let mut am = aside
             .git()
-            .args([
-                "-c",
-                "core.hooksPath=/dev/null",
-                "-c",
-                "commit.gpgSign=false",
-                "am",
-                "-q",
-            ])
-            .args([
-                "-3",
-                "--committer-date-is-author-date",
-                "--keep-non-patch",
-                "--no-signoff",
-            ])
-            .args(["--whitespace=nowarn"])
+            .args(["-c", "core.hooksPath=/dev/null"])
+            .args(["-c", "commit.gpgSign=false", "am", "-q", "-3"])
+            .args(["--committer-date-is-author-date", "--keep-non-patch"])
+            .args(["--no-signoff", "--whitespace=nowarn"])
             .args(patches);
         for (k, v) in COMMITTER {
             am = am.env(k, v);
         }
-        ctx.exec(&am).map(drop).map_err(|e| {
-            let current = self.git().args(["am", "--show-current-patch=raw"]).output();
-            let subject = current.ok().and_then(|p| {
+        ctx.exec(&am).map_err(|e| {
+            let current = aside.git().args(["am", "--show-current-patch=raw"]);
+            let subject = current.output().ok().and_then(|p| {
                 p.lines()
                     .find_map(|l| l.strip_prefix("Subject: ").map(str::to_string))
             });
             let name = subject.unwrap_or_else(|| "a patch".into());
             series::does_not_apply(Path::new(&name), &e)
-        })
+        })?;
+        if ctx.global.dry_run {
+            return Ok("COMMIT".into());
+        }
+        aside.git().args(["rev-parse", "HEAD"]).output()
+    }
+}
+
+/// A work tree to apply patches in, so that the user's own has all of them or, if that is cut off,
+/// none. It has no files but those that are to be changed.
+struct Aside {
+    linux: PathBuf,
+    dir: PathBuf,
+}
+
+impl Aside {
+    /// On the base of the tree.
+    fn new(ctx: &Ctx, tree: &Tree) -> Result<Self> {
+        let place = ["rev-parse", "--path-format=absolute", "--git-path"];
+        let dir = tree.git().args(place).arg("xtask-applying").output()?;
+        let aside = Aside {
+            linux: tree.dir.clone(),
+            dir: dir.into(),
+        };
+        if !ctx.global.dry_run {
+            // A run that was killed may have left it.
+            aside.remove();
+        }
+        let add = ["worktree", "add", "-q", "-f", "--no-checkout", "--detach"];
+        ctx.exec(&tree.git().args(add).arg(&aside.dir).arg(&tree.base))?;
+        ctx.exec(&aside.git().args(["read-tree", "HEAD"]))?;
+        Ok(aside)
+    }
+
+    fn git(&self) -> Cmd {
+        Cmd::git(&self.dir)
+    }
+
+    /// Writes those of the files that the base has.
+    fn check_out(&self, ctx: &Ctx, files: &BTreeSet<String>) -> Result<()> {
+        if ctx.global.dry_run {
+            return Ok(());
+        }
+        let list = self.git().args(["ls-files", "-z", "--"]).args(files);
+        let list = list.output()?;
+        let there = list.split_terminator('\0');
+        let write = self.git().args(["checkout-index", "-q", "-u", "--"]);
+        write.args(there).output().map(drop)
+    }
+
+    fn remove(&self) {
+        if self.dir.exists() {
+            let remove = ["worktree", "remove", "-f", "-f"];
+            let removed = Cmd::git(&self.linux).args(remove).arg(&self.dir);
+            if removed.to_the_end().is_err() {
+                let _ = std::fs::remove_dir_all(&self.dir);
+            }
+        }
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        self.remove();
     }
 }
 
@@ -280,4 +314,106 @@ pub fn rev(dir: &Path, name: &str) -> Option<String> {
 
 fn config(dir: &Path, key: &str) -> Option<String> {
     Cmd::git(dir).args(["config", "--get", key]).output().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn git(dir: &Path, args: &[&str]) -> String {
+        Cmd::git(dir)
+            .args(["-c", "user.name=x", "-c", "user.email=x@localhost"])
+            .args(args)
+            .output()
+            .unwrap()
+    }
+
+    /// A tree with the files `a` and `b`, and two patches: to `a`, as it was one commit earlier,
+    /// and one that adds `c`.
+    fn tree_and_patches(tmp: &Path) -> (Tree, Vec<PathBuf>) {
+        let dir = tmp.join("linux");
+        fs::create_dir(&dir).unwrap();
+        git(&dir, &["init", "-q", "-b", "base"]);
+        let commit = |file: &str, text: &str| {
+            fs::write(dir.join(file), text).unwrap();
+            git(&dir, &["add", "."]);
+            git(&dir, &["commit", "-q", "-m", &format!("change {file}")]);
+        };
+        commit("b", "b\n");
+        commit("a", "1\n2\n3\n4\n5\n");
+        git(&dir, &["checkout", "-q", "-b", "work"]);
+        commit("a", "1\n2\n3\n4\nfive\n");
+        commit("c", "c\n");
+        git(&dir, &["format-patch", "-q", "-o", "../p", "base"]);
+        git(&dir, &["checkout", "-q", "base"]);
+        commit("a", "1\ntwo\n3\n4\n5\n");
+        let mut patches: Vec<PathBuf> = fs::read_dir(tmp.join("p"))
+            .unwrap()
+            .map(|e| e.unwrap().path())
+            .collect();
+        patches.sort();
+        let base = git(&dir, &["rev-parse", "base"]);
+        (Tree { dir, base }, patches)
+    }
+
+    fn state(dir: &Path) -> [String; 4] {
+        [
+            git(dir, &["for-each-ref"]),
+            git(dir, &["symbolic-ref", "HEAD"]),
+            git(dir, &["status", "--porcelain"]),
+            git(dir, &["worktree", "list"]),
+        ]
+    }
+
+    #[test]
+    fn the_series_goes_on_in_one_go_three_way_merges_included() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (tree, patches) = tree_and_patches(tmp.path());
+        let ctx = Ctx::new(crate::cli::Global::default()).unwrap();
+        tree.apply(&ctx, &patches).unwrap();
+        let read = |name: &str| fs::read_to_string(tree.dir.join(name)).unwrap();
+        assert_eq!(read("a"), "1\ntwo\n3\n4\nfive\n");
+        assert_eq!((read("b"), read("c")), ("b\n".into(), "c\n".into()));
+        let [_, head, status, trees] = state(&tree.dir);
+        assert_eq!(head, "refs/heads/series");
+        assert_eq!(status, "");
+        assert_eq!(trees.lines().count(), 1);
+        let applied = config(&tree.dir, APPLIED_KEY);
+        assert_eq!(applied, tree.tip());
+    }
+
+    #[test]
+    fn what_does_not_apply_leaves_no_trace() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (tree, patches) = tree_and_patches(tmp.path());
+        let before = state(&tree.dir);
+        let text = fs::read_to_string(&patches[1]).unwrap();
+        fs::write(&patches[1], text.replace("new file mode 100644\n", "")).unwrap();
+        let ctx = Ctx::new(crate::cli::Global::default()).unwrap();
+        let e = tree.apply(&ctx, &patches).unwrap_err().to_string();
+        assert!(e.contains("[PATCH 2/2] change c does not apply"), "{e}");
+        assert!(e.contains("remedy: "), "{e}");
+        assert_eq!(state(&tree.dir), before);
+    }
+
+    #[test]
+    fn a_run_that_was_killed_is_not_in_the_way() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (tree, patches) = tree_and_patches(tmp.path());
+        let ctx = Ctx::new(crate::cli::Global::default()).unwrap();
+        for left_without_files in [false, true] {
+            let aside = Aside::new(&ctx, &tree).unwrap();
+            // In the middle of the first patch.
+            fs::write(aside.dir.join("a"), "1\n").unwrap();
+            if left_without_files {
+                fs::remove_dir_all(&aside.dir).unwrap();
+            }
+            std::mem::forget(aside);
+        }
+        tree.apply(&ctx, &patches).unwrap();
+        let [_, head, status, trees] = state(&tree.dir);
+        assert_eq!((head.as_str(), status.as_str()), ("refs/heads/series", ""));
+        assert_eq!(trees.lines().count(), 1, "{trees}");
+    }
 }

@@ -72,10 +72,22 @@ impl Cmd {
         }
     }
 
-    /// The [`Command`], in a process group of its own, which the kernel ends when xtask dies.
+    /// The [`Command`], which the kernel ends when xtask dies.
     ///
     /// The death signal is tied to the *thread* that spawns, so only long-lived threads may.
     fn command(&self, own_group: bool) -> Command {
+        let mut c = self.plain();
+        if own_group {
+            c.process_group(0);
+        }
+        // SAFETY: prctl(2) is async-signal-safe and touches nothing of the parent's.
+        unsafe {
+            c.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::TERM))?));
+        }
+        c
+    }
+
+    fn plain(&self) -> Command {
         let mut c = Command::new(&self.program);
         c.args(&self.args).stdin(Stdio::null());
         for (k, v) in &self.env {
@@ -83,13 +95,6 @@ impl Cmd {
         }
         if let Some(d) = &self.cwd {
             c.current_dir(d);
-        }
-        if own_group {
-            c.process_group(0);
-        }
-        // SAFETY: prctl(2) is async-signal-safe and touches nothing of the parent's.
-        unsafe {
-            c.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::TERM))?));
         }
         c
     }
@@ -163,6 +168,22 @@ impl Cmd {
             bail!("`{self}` failed ({status})\n{}", last_lines(err, 12));
         }
         Ok(out.trim_end_matches('\n').to_string())
+    }
+
+    /// The same for a short command that leaves a mess when it is cut off: neither Ctrl-C nor the
+    /// end of xtask reaches it.
+    pub fn to_the_end(&self) -> Result<()> {
+        let output = self.plain().process_group(0).output();
+        let output = output.map_err(|e| self.spawn_error(e))?;
+        if !output.status.success() {
+            let err = String::from_utf8_lossy(&output.stderr);
+            bail!(
+                "`{self}` failed ({})\n{}",
+                output.status,
+                last_lines(&err, 12)
+            );
+        }
+        Ok(())
     }
 
     /// Does the command succeed? Its output is dropped.
