@@ -7,7 +7,7 @@
 
 use crate::env::cache::require_space;
 use crate::env::Ctx;
-use crate::ui::proc::Cmd;
+use crate::ui::proc::{last_lines, Cmd};
 use crate::ui::signals;
 use anyhow::{bail, ensure, Context, Result};
 use std::collections::BTreeMap;
@@ -138,16 +138,21 @@ fn stream(
 ) -> Result<BTreeMap<String, u64>> {
     let member = format!("./usr/src/{}.tar.xz", ctx.base.debian.patched_package);
     let reader = tarball.reader(&member);
+    let (complaints, theirs) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("cannot make a pipe")?;
+    let stderr = theirs.try_clone().context("cannot duplicate a pipe")?;
     let mut unpack = reader.spawn(|c| {
-        c.stdout(Stdio::piped()).stderr(Stdio::inherit());
+        c.stdout(Stdio::piped()).stderr(stderr);
     })?;
     // Without deltas it takes half the time, and one commit has next to none to offer.
     let writer = Cmd::git(repo)
         .args(["-c", "core.compression=1", "fast-import", "--quiet"])
         .args(["--done", "--depth=0", "--date-format=raw"]);
     let mut import = writer.spawn(|c| {
-        c.stdin(Stdio::piped());
+        c.stdin(Stdio::piped()).stderr(theirs);
     })?;
+    let complaints =
+        std::thread::spawn(move || std::io::read_to_string(fs::File::from(complaints)));
     let source = unpack.child.stdout.take().context("no pipe from xz")?;
     let sink = import.child.stdin.take().context("no pipe to git")?;
     let mut sink = BufWriter::with_capacity(1 << 20, sink);
@@ -163,13 +168,18 @@ fn stream(
     let imported = import.wait()?;
     let unpacked = unpack.wait()?;
     signals::check()?;
+    let said = match complaints.join() {
+        Ok(text) => last_lines(&text.unwrap_or_default(), 6),
+        Err(_) => String::new(),
+    };
     if !imported.success() {
-        bail!("`{writer}` failed ({imported}); is the disk full?");
+        bail!("`{writer}` failed ({imported})\n{said}");
     }
-    let times = converted?;
+    if !unpacked.success() {
+        bail!("`{reader}` failed ({unpacked})\n{said}");
+    }
     flushed.context("writing to git fast-import")?;
-    ensure!(unpacked.success(), "`{reader}` failed ({unpacked})");
-    Ok(times)
+    converted
 }
 
 /// Turns a tar stream into a fast-import stream of one commit, dropping the top directory.
