@@ -156,6 +156,7 @@ fn packages(ctx: &Ctx, list: &[&str]) -> Result<()> {
             .args(args)
             .env("DEBIAN_FRONTEND", "noninteractive")
             .env("LC_ALL", "C.UTF-8")
+            .patiently()
     };
     long(
         ctx,

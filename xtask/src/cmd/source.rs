@@ -57,6 +57,7 @@ enum From {
 
 /// Gets the source.
 pub fn run(ctx: &Ctx, opts: &Opts) -> Result<()> {
+    submodule::undo_unfinished(ctx);
     if let Some(tree) = Tree::find(ctx)? {
         if opts.submodule && !submodule::configured(ctx) {
             bail!(
@@ -73,6 +74,7 @@ pub fn run(ctx: &Ctx, opts: &Opts) -> Result<()> {
 
 /// Gets the source unless there is some.
 pub fn ensure(ctx: &Ctx) -> Result<()> {
+    submodule::undo_unfinished(ctx);
     if Tree::find(ctx)?.is_some() {
         return Ok(());
     }

@@ -92,8 +92,11 @@ impl Ctx {
             let old = self.root.join("out").join(format!("{name}.old"));
             if dir.exists() {
                 let _ = std::fs::remove_dir_all(&old);
+                // Where a directory cannot be renamed, as in the lower layer of a container's root,
+                // there is no previous one.
                 std::fs::rename(&dir, &old)
-                    .with_context(|| format!("cannot move old logs to {}", old.display()))?;
+                    .or_else(|_| std::fs::remove_dir_all(&dir))
+                    .with_context(|| format!("cannot replace the old logs in {}", dir.display()))?;
             }
             std::fs::create_dir_all(&dir)
                 .with_context(|| format!("cannot make {}", dir.display()))?;

@@ -39,7 +39,8 @@ pub fn list(ctx: &Ctx) -> Result<Vec<PathBuf>> {
         return Err(Failure::of(
             Kind::Test,
             format!(
-                "patches/series is wrong (cargo xtask series export): {}",
+                "patches/series is wrong: {}\nremedy: git checkout patches/, or, when the branch \
+                 `series` has them, cargo xtask series export",
                 wrong.join(", ")
             ),
         ));

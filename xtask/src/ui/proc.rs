@@ -2,7 +2,7 @@
 //! Running other programs: in a process group of their own, ended when xtask ends (even by
 //! SIGKILL), with errors that name the exact command.
 
-use super::signals;
+use super::signals::{self, Ending};
 use anyhow::{anyhow, bail, Context, Result};
 use rustix::process::{set_parent_process_death_signal, Pid, Signal};
 use std::ffi::{OsStr, OsString};
@@ -19,6 +19,7 @@ pub struct Cmd {
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     cwd: Option<PathBuf>,
+    ending: Ending,
 }
 
 impl Cmd {
@@ -29,6 +30,7 @@ impl Cmd {
             args: vec![],
             env: vec![],
             cwd: None,
+            ending: Ending::Firm,
         }
     }
 
@@ -59,6 +61,12 @@ impl Cmd {
     /// Sets the working directory.
     pub fn cwd(mut self, dir: &Path) -> Self {
         self.cwd = Some(dir.into());
+        self
+    }
+
+    /// The same, which an interrupt asks to end and does not kill.
+    pub fn patiently(mut self) -> Self {
+        self.ending = Ending::Patient;
         self
     }
 
@@ -119,10 +127,11 @@ impl Cmd {
         configure(&mut c);
         let child = c.spawn().map_err(|e| self.spawn_error(e))?;
         let pid = Pid::from_child(&child);
-        signals::register(pid);
+        signals::register(pid, self.ending);
         Ok(Running {
             child,
             pid,
+            ending: self.ending,
             done: false,
         })
     }
@@ -172,7 +181,7 @@ impl Cmd {
 
     /// The same for a short command that leaves a mess when it is cut off: neither Ctrl-C nor the
     /// end of xtask reaches it.
-    pub fn to_the_end(&self) -> Result<()> {
+    pub fn to_the_end(&self) -> Result<String> {
         let output = self.plain().process_group(0).output();
         let output = output.map_err(|e| self.spawn_error(e))?;
         if !output.status.success() {
@@ -183,7 +192,8 @@ impl Cmd {
                 last_lines(&err, 12)
             );
         }
-        Ok(())
+        let text = String::from_utf8_lossy(&output.stdout);
+        Ok(text.trim_end_matches('\n').to_string())
     }
 
     /// Does the command succeed? Its output is dropped.
@@ -264,6 +274,7 @@ pub struct Running {
     /// The child, for its pipes.
     pub child: Child,
     pid: Pid,
+    ending: Ending,
     done: bool,
 }
 
@@ -272,7 +283,7 @@ impl Running {
     pub fn wait(&mut self) -> Result<ExitStatus> {
         let status = self.child.wait().context("waiting for a child")?;
         self.done = true;
-        signals::release(self.pid);
+        signals::release(self.pid, self.ending);
         Ok(status)
     }
 
@@ -281,14 +292,14 @@ impl Running {
         let status = self.child.try_wait().context("waiting for a child")?;
         if status.is_some() && !self.done {
             self.done = true;
-            signals::release(self.pid);
+            signals::release(self.pid, self.ending);
         }
         Ok(status)
     }
 
     /// Asks the whole group to end.
     pub fn terminate(&self) {
-        let _ = rustix::process::kill_process_group(self.pid, Signal::TERM);
+        signals::end(self.pid, self.ending, Signal::TERM);
     }
 }
 
@@ -302,7 +313,7 @@ impl Drop for Running {
                 }
                 std::thread::sleep(std::time::Duration::from_millis(50));
             }
-            signals::release(self.pid);
+            signals::release(self.pid, self.ending);
             let _ = self.child.wait();
         }
     }

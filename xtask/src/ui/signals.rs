@@ -16,9 +16,29 @@ use std::time::Duration;
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 static FOREGROUND: AtomicBool = AtomicBool::new(false);
-static GROUPS: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+static GROUPS: Mutex<Vec<(Pid, Ending)>> = Mutex::new(Vec::new());
 
-fn groups() -> std::sync::MutexGuard<'static, Vec<Pid>> {
+/// How a process group is made to end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ending {
+    /// It is told to, and after a while it is made to.
+    #[default]
+    Firm,
+    /// It is asked as Ctrl-C asks, and ends when it thinks fit: apt-get does not let go of dpkg.
+    Patient,
+}
+
+impl Ending {
+    /// The signal that is sent instead of this one, if any is.
+    pub fn signal(self, wanted: Signal) -> Option<Signal> {
+        match self {
+            Ending::Firm => Some(wanted),
+            Ending::Patient => (wanted == Signal::TERM).then_some(Signal::INT),
+        }
+    }
+}
+
+fn groups() -> std::sync::MutexGuard<'static, Vec<(Pid, Ending)>> {
     GROUPS.lock().unwrap_or_else(|e| e.into_inner())
 }
 
@@ -38,7 +58,9 @@ pub fn install() -> Result<()> {
             }
             kill_all(Signal::TERM);
             std::thread::spawn(|| {
-                std::thread::sleep(Duration::from_secs(3));
+                std::thread::sleep(Duration::from_secs(1));
+                eprintln!("interrupted: waiting for what was started to end, and cleaning up");
+                std::thread::sleep(Duration::from_secs(2));
                 kill_all(Signal::KILL);
             });
         }
@@ -47,7 +69,14 @@ pub fn install() -> Result<()> {
 }
 
 fn kill_all(signal: Signal) {
-    for &pid in groups().iter() {
+    for &(pid, ending) in groups().iter() {
+        end(pid, ending, signal);
+    }
+}
+
+/// Sends the signal to a process group, or what it gets instead.
+pub fn end(pid: Pid, ending: Ending, signal: Signal) {
+    if let Some(signal) = ending.signal(signal) {
         // A group that has ended in the meantime is what we want.
         let _ = kill_process_group(pid, signal);
     }
@@ -84,15 +113,28 @@ impl Drop for Foreground {
 }
 
 /// Registers a process group to be ended with us.
-pub fn register(pid: Pid) {
-    groups().push(pid);
+pub fn register(pid: Pid, ending: Ending) {
+    groups().push((pid, ending));
     if interrupted() {
-        let _ = kill_process_group(pid, Signal::TERM);
+        end(pid, ending, Signal::TERM);
     }
 }
 
 /// Ends what is left of a process group and forgets it.
-pub fn release(pid: Pid) {
-    groups().retain(|&p| p != pid);
-    let _ = kill_process_group(pid, Signal::KILL);
+pub fn release(pid: Pid, ending: Ending) {
+    groups().retain(|&(p, _)| p != pid);
+    end(pid, ending, Signal::KILL);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_waited_for_is_never_killed() {
+        let sent = |wanted| Ending::Patient.signal(wanted);
+        assert_eq!(sent(Signal::TERM), Some(Signal::INT));
+        assert_eq!(sent(Signal::KILL), None);
+        assert_eq!(Ending::Firm.signal(Signal::KILL), Some(Signal::KILL));
+    }
 }

@@ -14,6 +14,8 @@ use std::path::Path;
 /// The submodule's name and place.
 const NAME: &str = "linux";
 const FILE: &str = ".gitmodules";
+/// Set in this repository's configuration while the submodule is made.
+const UNFINISHED: &str = "xtask.submodule-unfinished";
 
 /// Is there a submodule for the kernel?
 pub fn configured(ctx: &Ctx) -> bool {
@@ -66,6 +68,7 @@ pub fn make(ctx: &Ctx, url: Option<&str>) -> Result<()> {
     };
     let root = || Cmd::git(&ctx.root);
     let made = (|| {
+        ctx.exec(&root().args(["config", UNFINISHED, "true"]))?;
         for (key, value) in [
             ("path", NAME),
             ("url", pin.git_url.as_str()),
@@ -83,6 +86,7 @@ pub fn make(ctx: &Ctx, url: Option<&str>) -> Result<()> {
         return Err(e);
     }
     ctx.exec(&root().args(["add", FILE]))?;
+    ctx.exec(&root().args(["config", "--unset", UNFINISHED]))?;
     if !ctx.global.dry_run {
         println!("{NAME}/ is a submodule at {tag}, {commit}");
         println!("to keep it: git commit -m 'linux: add {tag} as a submodule'");
@@ -90,30 +94,38 @@ pub fn make(ctx: &Ctx, url: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-/// Takes back what `make` did, so that it can be tried again.
+/// Takes back what a run that was killed has left of a submodule.
+pub fn undo_unfinished(ctx: &Ctx) {
+    let unfinished = Cmd::git(&ctx.root).args(["config", "--get", UNFINISHED]);
+    if !ctx.global.dry_run && unfinished.succeeds() {
+        ctx.ui
+            .note("removing a submodule that an earlier run did not finish");
+        undo(ctx);
+    }
+}
+
+/// Takes back what `make` did, so that it can be tried again. Not all of it is always there.
 fn undo(ctx: &Ctx) {
-    let root = || Cmd::git(&ctx.root);
-    root()
-        .args(["submodule", "deinit", "-q", "-f", NAME])
-        .succeeds();
-    root()
-        .args(["update-index", "--force-remove", NAME])
-        .succeeds();
     let section = format!("submodule.{NAME}");
-    root()
-        .args(["config", "-f", FILE, "--remove-section", &section])
-        .succeeds();
+    for args in [
+        ["submodule", "deinit", "-q", "-f", NAME].as_slice(),
+        &["update-index", "--force-remove", NAME],
+        &["config", "-f", FILE, "--remove-section", &section],
+    ] {
+        // After an interrupt as well.
+        let _ = Cmd::git(&ctx.root).args(args).to_the_end();
+    }
     let empty = fs::read_to_string(ctx.root.join(FILE)).is_ok_and(|t| t.trim().is_empty());
     if empty {
         let _ = fs::remove_file(ctx.root.join(FILE));
     }
-    if let Ok(dir) = root()
-        .args(["rev-parse", "--git-path", "modules/linux"])
-        .output()
-    {
+    let place = ["rev-parse", "--git-path", "modules/linux"];
+    if let Ok(dir) = Cmd::git(&ctx.root).args(place).to_the_end() {
         let _ = fs::remove_dir_all(ctx.root.join(dir));
     }
     let _ = fs::remove_dir(ctx.root.join(NAME));
+    let unset = ["config", "--unset", UNFINISHED];
+    let _ = Cmd::git(&ctx.root).args(unset).to_the_end();
 }
 
 /// Checks the submodule out and compares it with what base.toml pins.
