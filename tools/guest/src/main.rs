@@ -6,6 +6,7 @@ mod calls;
 mod client;
 mod demo;
 mod devdax;
+mod gup;
 mod ioctls;
 mod kmsg;
 mod ktap;

@@ -126,6 +126,10 @@ pub enum Request {
         name: String,
         new: String,
     },
+    /// The number of a descriptor is the value.
+    Number {
+        name: String,
+    },
     /// A copy of a descriptor of another process (`pidfd_getfd`): what SCM_RIGHTS would give.
     Take {
         pid: u32,
@@ -194,6 +198,18 @@ pub enum Request {
         name: String,
     },
     Do(Call),
+    /// Pins part of a mapping in the name of an open gup_test file; workers only.
+    GupPin {
+        name: String,
+        map: String,
+        offset: u64,
+        length: u64,
+        write: bool,
+    },
+    /// Lets go of all that the file has pinned.
+    GupUnpin {
+        name: String,
+    },
     /// Something about a ring of io_uring; workers only.
     Ring(RingCall),
     /// Something with a uverbs file, without the verbs library.

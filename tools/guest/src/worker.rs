@@ -2,6 +2,7 @@
 //! `guest worker`: a process that holds files, leases and mappings, and does what it is told.
 
 use crate::calls::{carry_out, timed};
+use crate::gup;
 use crate::protocol::{pattern, Reply, Request};
 use crate::uverbs::{self, Region, Verb};
 use anyhow::Context;
@@ -186,6 +187,10 @@ impl Worker {
                 // SAFETY: dup touches no memory.
                 self.keep(new, || unsafe { libc::dup(fd) })
             }
+            Request::Number { name } => Reply {
+                value: self.fd(&name)?.into(),
+                ..Reply::default()
+            },
             Request::Take { pid, fd, name } => {
                 // SAFETY: neither call touches memory of this process.
                 let pidfd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as i32)?;
@@ -347,12 +352,31 @@ impl Worker {
                 reply
             }
             Request::Do(call) => carry_out(&call),
+            Request::GupPin {
+                name,
+                map,
+                offset,
+                length,
+                write,
+            } => {
+                let (start, length) = self.span(&map, offset, length)?;
+                let fd = self.owned(&name)?;
+                timed(|| gup::pin(fd, start, length, write))
+            }
+            Request::GupUnpin { name } => {
+                let fd = self.owned(&name)?;
+                timed(|| gup::unpin(fd))
+            }
             Request::Ring(call) => return self.ring_call(call),
             Request::Verbs(verb) => self.verbs(verb)?,
             Request::WaitSignal {
                 signal,
                 milliseconds,
             } => wait_signal(signal, milliseconds),
+            Request::Undumpable => timed(|| {
+                // SAFETY: touches no memory of this process.
+                check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) }).map(drop)
+            }),
             Request::SetUid { uid } => timed(|| {
                 // SAFETY: single-threaded; drops every group and capability with the user.
                 unsafe {
