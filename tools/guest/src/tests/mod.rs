@@ -4,10 +4,12 @@
 mod absent;
 mod additive;
 mod breaking;
+mod crowd;
 mod env;
 mod examples;
 mod held;
 mod holding;
+mod hostile;
 mod large;
 mod launcher;
 mod layout;
@@ -169,6 +171,7 @@ const ON_ONE: &[(&str, Fs)] = &[
     ("namespaces", Fs::Ext4),
     ("ls", Fs::Ext4),
     ("why", Fs::Ext4),
+    ("hostile", Fs::Ext4),
 ];
 
 impl Options {
@@ -216,6 +219,7 @@ const AREAS: &[Area] = &[
     ("why", why::tests),
     ("probe", probe::tests),
     ("examples", examples::tests),
+    ("hostile", hostile::tests),
 ];
 
 /// What is tested instead on a kernel without the feature.
