@@ -69,6 +69,7 @@ enum Command {
     Matrix(cmd::matrix::Opts),
     Bench(cmd::bench::Opts),
     Fstests(Box<cmd::fstests::Opts>),
+    Stress(cmd::stress::Opts),
     Run(cmd::run::Opts),
     Shell(cmd::shell::Opts),
     #[command(subcommand)]
@@ -93,6 +94,7 @@ impl Cli {
             Command::Matrix(o) => cmd::matrix::run(&ctx, &o),
             Command::Bench(o) => cmd::bench::run(&ctx, &o),
             Command::Fstests(o) => cmd::fstests::run(&ctx, &o),
+            Command::Stress(o) => cmd::stress::run(&ctx, &o),
             Command::Run(o) => cmd::run::run(&ctx, &o),
             Command::Shell(o) => cmd::shell::run(&ctx, &o),
             Command::Series(o) => cmd::series::run(&ctx, &o),

@@ -26,6 +26,7 @@ mod setup;
 mod slow;
 mod snapshot;
 mod softdev;
+mod stress;
 mod system;
 mod tests;
 mod trace;
@@ -59,6 +60,11 @@ enum Command {
     Kunit(kunit::Options),
     /// What everything costs, as JSON
     Bench(bench::Options),
+    /// Processes that lease, pin and change files by chance, and an oracle that knows what must come of it
+    Stress(stress::Options),
+    /// A process of the stress run
+    #[command(hide = true)]
+    Actor(stress::ActorOptions),
     /// The verbs library's own tests
     Pyverbs(pyverbs::Options),
     /// A process of a scenario: reads requests from stdin
@@ -77,6 +83,8 @@ fn main() -> ExitCode {
         Command::Matrix(options) => matrix::run(&options),
         Command::Kunit(options) => kunit::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Stress(options) => stress::run(&options),
+        Command::Actor(options) => stress::act(&options).map(|()| true),
         Command::Pyverbs(options) => pyverbs::run_all(&options),
         Command::Worker { kept } => worker::run(&kept).map(|()| true),
     };

@@ -4,10 +4,11 @@
 use crate::ioctls;
 use crate::protocol::Call;
 use crate::setup::Fs;
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// A byte range of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Span {
     /// First byte.
     pub offset: u64,
@@ -23,7 +24,8 @@ impl Span {
 }
 
 /// An operation on a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Op {
     /// `truncate(2)` to the range's beginning.
     Truncate,
@@ -150,6 +152,21 @@ impl Op {
     /// Whether it takes a path, so that there is no description to make nonblocking.
     pub fn takes_a_path(self) -> bool {
         matches!(self, Op::Truncate | Op::OpenTruncate)
+    }
+
+    /// Whether it changes, or reads for good, another file's layout as well.
+    pub fn takes_two_files(self) -> bool {
+        matches!(
+            self,
+            Op::ReflinkFrom
+                | Op::ReflinkTo
+                | Op::DedupeFrom
+                | Op::DedupeTo
+                | Op::ExchangeFirst
+                | Op::ExchangeSecond
+                | Op::SwapTarget
+                | Op::SwapTemporary
+        )
     }
 
     /// Whether only root may do it, whoever owns the file.

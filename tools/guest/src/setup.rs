@@ -4,6 +4,7 @@
 use crate::protocol::pattern;
 use anyhow::{bail, Context};
 use rustix::fs::{statx, AtFlags, StatxAttributes, StatxFlags, CWD};
+use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// A filesystem under test.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Fs {
     /// XFS on the first pmem device.
     Xfs,
@@ -64,15 +66,20 @@ impl Fs {
     }
 }
 
-/// Switches XFS_IOC_EXCHANGE_RANGE on: mkfs knows how since xfsprogs 6.10 only, and all it does for that
-/// is to set a bit in the superblock.
-fn enable_exchange(device: &Path) -> anyhow::Result<()> {
+/// Switches XFS_IOC_EXCHANGE_RANGE on, or off: mkfs and xfs_repair know of it since xfsprogs 6.10 only, and
+/// all mkfs does for it is to set a bit in the superblock.
+fn set_exchange(device: &Path, on: bool) -> anyhow::Result<()> {
     const EXCHRANGE: u64 = 1 << 6;
     let ask = ["-c", "sb 0", "-c", "print features_incompat"];
     let text = run(Command::new("xfs_db").args(ask).arg(device))?;
     let value = text.trim().rsplit("0x").next().unwrap_or_default();
     let features = u64::from_str_radix(value, 16).with_context(|| format!("features: {text:?}"))?;
-    let write = format!("write -d features_incompat {:#x}", features | EXCHRANGE);
+    let features = if on {
+        features | EXCHRANGE
+    } else {
+        features & !EXCHRANGE
+    };
+    let write = format!("write -d features_incompat {features:#x}");
     run(Command::new("xfs_db")
         .args(["-x", "-c", "sb 0", "-c", &write])
         .arg(device))?;
@@ -115,7 +122,7 @@ impl Mounted {
             .arg(device)
             .args(size))?;
         if fs == Fs::Xfs && !options.is_empty() {
-            enable_exchange(device)?;
+            set_exchange(device, true)?;
         }
         let root = PathBuf::from(format!("/tmp/dax-{}", fs.name()));
         fs::create_dir_all(&root)?;
@@ -166,6 +173,24 @@ impl Mounted {
                 }
             }
         }
+    }
+
+    /// Unmounts it, has it checked, and mounts it again. What is not as it should be is an error.
+    pub fn check(&mut self) -> anyhow::Result<()> {
+        self.unmount()?;
+        let device = self.fs.device();
+        let found = match self.fs {
+            Fs::Xfs => {
+                set_exchange(device, false)?;
+                let found = run(Command::new("xfs_repair").arg("-n").arg(device));
+                set_exchange(device, true)?;
+                found
+            }
+            Fs::Ext4 => run(Command::new("e2fsck").arg("-fn").arg(device)),
+        };
+        self.mount()?;
+        found.context("the filesystem is not clean")?;
+        Ok(())
     }
 
     /// Whether it is in sight.

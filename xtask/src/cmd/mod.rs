@@ -15,5 +15,6 @@ pub mod series;
 pub mod setup;
 pub mod shell;
 pub mod source;
+pub mod stress;
 pub mod test;
 pub mod variants;

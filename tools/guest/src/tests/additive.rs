@@ -103,7 +103,7 @@ fn in_any_state(
 }
 
 /// Where the blocks of a range are: the device's offset of each page.
-pub(super) fn placed(path: &Path, at: Span) -> anyhow::Result<Vec<Option<u64>>> {
+pub fn placed(path: &Path, at: Span) -> anyhow::Result<Vec<Option<u64>>> {
     let extents = extents(&std::fs::File::open(path)?)?;
     let place = |page: u64| {
         let holds =

@@ -36,6 +36,8 @@ mod transient;
 mod unsupported;
 mod why;
 
+pub use additive::placed;
+
 use crate::client::Client;
 use crate::ktap::{Outcome, Writer};
 use crate::kunit::glob;
