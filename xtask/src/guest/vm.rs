@@ -36,6 +36,9 @@ const FOOTPRINT: usize = 5 << 20;
 /// would switch to another one, and patch its code while the other processor runs it, which
 /// emulation does not always survive ("Oops: int3").
 const STABLE_CLOCK: &str = "tsc=reliable";
+/// On a busy host no interrupt of the timer may come while the kernel looks for one, which it takes for
+/// broken hardware ("IO-APIC + timer doesn't work!").
+const TRUSTED_TIMER: &str = "no_timer_check";
 /// What has been read of the host's files stays in memory. Else each program that is run is read, and
 /// translated for emulation, again. The last one of these options counts.
 const CACHED_ROOT: &str =
@@ -75,9 +78,9 @@ impl Clock {
     /// Words of the kernel's command line. Where code and data lie must not differ between boots.
     pub fn kernel_options(self, machine: Machine) -> Vec<&'static str> {
         let mut options = machine.pmem.to_vec();
-        options.extend([STABLE_CLOCK, CACHED_ROOT]);
+        options.extend([STABLE_CLOCK, TRUSTED_TIMER, CACHED_ROOT]);
         if self == Clock::Instructions {
-            options.extend(["clocksource=tsc", "no_timer_check", "nokaslr", "norandmaps"]);
+            options.extend(["clocksource=tsc", "nokaslr", "norandmaps"]);
         }
         options
     }
