@@ -34,6 +34,9 @@ pub struct Extent {
     pub flags: u32,
 }
 
+/// How many extents that differ are shown.
+const SHOWN: usize = 3;
+
 impl Snapshot {
     /// Looks at a file.
     pub fn take(path: &Path) -> anyhow::Result<Snapshot> {
@@ -74,7 +77,16 @@ impl Snapshot {
             what.push("btime".to_owned());
         }
         if self.extents != after.extents {
-            what.push("extents".to_owned());
+            let only = |one: &[Extent], other: &[Extent]| -> Vec<Extent> {
+                let gone = |e: &&Extent| !other.contains(e);
+                one.iter().filter(gone).take(SHOWN).copied().collect()
+            };
+            let (old, new) = (&self.extents, &after.extents);
+            what.push(format!(
+                "extents {:?} to {:?}",
+                only(old, new),
+                only(new, old)
+            ));
         }
         if self.digest != after.digest {
             what.push("data".to_owned());
@@ -147,15 +159,34 @@ pub fn extents(file: &File) -> anyhow::Result<Vec<Extent>> {
     if count >= MAX_EXTENTS {
         bail!("more than {MAX_EXTENTS} extents");
     }
-    Ok(map.extents[..count]
-        .iter()
-        .map(|extent| Extent {
-            logical: extent.logical,
-            physical: extent.physical,
-            length: extent.length,
-            flags: extent.flags,
-        })
-        .collect())
+    let extents = map.extents[..count].iter().map(|extent| Extent {
+        logical: extent.logical,
+        physical: extent.physical,
+        length: extent.length,
+        flags: extent.flags,
+    });
+    Ok(joined(extents))
+}
+
+/// Extents that continue each other are one: ext4 tells of them as the disk has them, or as its cache has
+/// joined them when it was asked before.
+fn joined(extents: impl Iterator<Item = Extent>) -> Vec<Extent> {
+    const LAST: u32 = 1;
+    let mut list: Vec<Extent> = Vec::new();
+    for extent in extents {
+        match list.last_mut() {
+            Some(before)
+                if before.logical + before.length == extent.logical
+                    && before.physical + before.length == extent.physical
+                    && before.flags == extent.flags & !LAST =>
+            {
+                before.length += extent.length;
+                before.flags = extent.flags;
+            }
+            _ => list.push(extent),
+        }
+    }
+    list
 }
 
 #[cfg(test)]
@@ -178,6 +209,24 @@ mod tests {
         assert_ne!(base, digest_of(b"0123456789abcdeg"));
         assert_ne!(base, digest_of(b"89abcdef01234567"));
         assert_ne!(base, digest_of(b""));
+    }
+
+    #[test]
+    fn extents_that_continue_each_other_are_one() {
+        let extent = |logical, physical, flags| Extent {
+            logical,
+            physical,
+            length: 10,
+            flags,
+        };
+        let told = [extent(0, 50, 0), extent(10, 60, 0), extent(20, 70, 1)];
+        let whole = Extent {
+            length: 30,
+            ..extent(0, 50, 1)
+        };
+        assert_eq!(joined(told.into_iter()), [whole]);
+        let apart = [extent(0, 50, 0), extent(10, 61, 0), extent(20, 71, 0x801)];
+        assert_eq!(joined(apart.into_iter()), apart);
     }
 
     #[test]

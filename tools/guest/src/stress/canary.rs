@@ -122,7 +122,7 @@ impl Canaries {
     }
 
     /// Looks at all of them for the last time; how often any was looked at.
-    pub fn end(mut self) -> anyhow::Result<usize> {
+    pub fn end(&mut self) -> anyhow::Result<usize> {
         self.look_at_all()?;
         ensure!(!self.files.is_empty(), "there was no canary");
         Ok(self.verified)

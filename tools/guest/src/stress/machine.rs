@@ -333,6 +333,11 @@ impl Machine {
         let snapshots = || -> anyhow::Result<[Snapshot; 2]> {
             Ok([Snapshot::take(&file)?, Snapshot::take(&partner)?])
         };
+        if look && self.fs == Fs::Xfs {
+            // Blocks of unlinked files go in the background, and others share them no more: now rather
+            // than between the snapshots. A freeze waits for that.
+            Frozen::freeze(&self.root)?.thaw()?;
+        }
         let before = look.then(snapshots).transpose()?;
         self.clients[who].send(&Request::Do(call))?;
         self.unanswered = Some(who);
@@ -416,6 +421,15 @@ impl Machine {
     }
 }
 
+impl Drop for Machine {
+    fn drop(&mut self) {
+        for pid in self.children.drain(..) {
+            // What is left of it holds files for a while, no more.
+            let _ = end_child(pid);
+        }
+    }
+}
+
 /// `kill -9`, and waits until the process has let go of everything.
 fn end_child(pid: u32) -> anyhow::Result<()> {
     // SAFETY: a signal to a process that a worker has forked for the purpose; nobody reaps it, or the
@@ -441,7 +455,7 @@ impl Kernel for Machine {
         let unanswered = self.unanswered.take();
         let clients = self.clients.iter_mut().zip(&self.roles).enumerate();
         for (index, (place, &role)) in clients {
-            let spent = role != Role::Verbs || unanswered == Some(index);
+            let spent = unanswered == Some(index);
             if spent || place.must(Request::Reset).is_err() {
                 *place = client(role, &self.rdma)?;
             }

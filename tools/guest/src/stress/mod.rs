@@ -248,7 +248,7 @@ fn all(
         machine.canaries.disturb(mounted.fs.device())?;
     }
     let canaries = machine.canaries.count();
-    let looks = end(machine, mounted)?;
+    let looks = end(&mut machine, mounted)?;
     Ok(format!(
         "{} steps ({} with one right answer, {} changes refused, {} pins) in {:.0} s; {storm}; \
          {canaries} canaries unchanged, {looks} looks; nothing left pinned, filesystem clean",
@@ -313,20 +313,19 @@ fn replay(path: &Path, rdma: Rdma, disturb: Option<Disturb>) -> anyhow::Result<b
     let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let script: Script = serde_json::from_str(&text)?;
     println!("{}: {} steps", script.fs.name(), script.steps.len());
-    let mounted = Mounted::roomy(script.fs)?;
+    let mut mounted = Mounted::roomy(script.fs)?;
     let _patient = BreakTime::set(3600)?;
-    let mut machine = Machine::new(&mounted.root, script.fs, rdma, &roles(true), ROOM << 20)?;
+    // Few steps free few blocks.
+    let mut machine = Machine::new(&mounted.root, script.fs, rdma, &roles(true), 8 << 20)?;
     machine.drops_pins = disturb == Some(Disturb::Unpin);
-    Ok(match run::replay(&mut machine, &script.steps)? {
-        None => {
-            println!("every step turned out as the contract says");
-            true
-        }
-        Some(failure) => {
-            println!("{}", failure.why);
-            false
-        }
-    })
+    if let Some(failure) = run::replay(&mut machine, &script.steps)? {
+        println!("{}", failure.why);
+        return Ok(false);
+    }
+    println!("every step turned out as the contract says");
+    drop(machine);
+    mounted.unmount().context("in the end")?;
+    Ok(true)
 }
 
 /// Nobody holds a file below `root`, and every page that was pinned is unpinned.
@@ -366,8 +365,8 @@ fn pinned_pages() -> anyhow::Result<(u64, u64)> {
 }
 
 /// Canaries are looked at before and after the filesystem was unmounted and found clean.
-fn end(machine: Machine, mounted: &mut Mounted) -> anyhow::Result<usize> {
-    let mut canaries: Canaries = machine.canaries;
+fn end(machine: &mut Machine, mounted: &mut Mounted) -> anyhow::Result<usize> {
+    let canaries: &mut Canaries = &mut machine.canaries;
     remove_files(&mounted.root)?;
     canaries.look_at_all()?;
     mounted.check().context("in the end")?;

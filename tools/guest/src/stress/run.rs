@@ -146,14 +146,44 @@ fn without(
     Ok(replay(kernel, &rest)?.filter(|failure| failure.script.len() < script.len()))
 }
 
-/// Leaves out parts of a failing script, half of it first, single steps last, then pairs such as a fork
-/// and a kill, as long as the rest still fails and there is time.
+/// Leaves out what is about files and processes that have no part in it: a few tries for most of the script.
+fn unrelated(
+    kernel: &mut dyn Kernel,
+    mut best: Failure,
+    deadline: Instant,
+) -> anyhow::Result<Failure> {
+    let last = best.script.last().and_then(Step::file);
+    let others = |step: &Step| step.file().is_some() && step.file() != last;
+    let idle = |step: &Step| step.who().is_none();
+    if let Some(failure) = without(kernel, &best.script, |i| others(&best.script[i]))? {
+        best = failure;
+    }
+    if let Some(failure) = without(kernel, &best.script, |i| idle(&best.script[i]))? {
+        best = failure;
+    }
+    let mut processes: Vec<usize> = best.script.iter().filter_map(Step::who).collect();
+    processes.sort_unstable();
+    processes.dedup();
+    for who in processes {
+        if Instant::now() > deadline {
+            break;
+        }
+        let its = |i: usize| best.script[i].who() == Some(who);
+        if let Some(failure) = without(kernel, &best.script, its)? {
+            best = failure;
+        }
+    }
+    Ok(best)
+}
+
+/// Leaves out parts of a failing script, whole files and processes first, then half of it, single steps
+/// last, and pairs such as a fork and a kill, as long as the rest still fails and there is time.
 pub fn shrink(
     kernel: &mut dyn Kernel,
     failure: Failure,
     deadline: Instant,
 ) -> anyhow::Result<Failure> {
-    let mut best = failure;
+    let mut best = unrelated(kernel, failure, deadline)?;
     let mut part = best.script.len().div_ceil(2);
     loop {
         while part > 0 {

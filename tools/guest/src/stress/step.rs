@@ -123,3 +123,50 @@ pub enum Step {
     /// Compares all that is listed with what ought to be.
     Audit,
 }
+
+impl Step {
+    /// The process that takes the step, if it is one's.
+    pub fn who(&self) -> Option<usize> {
+        match *self {
+            Step::Open { who, .. }
+            | Step::Close { who, .. }
+            | Step::Lease { who, .. }
+            | Step::GetLease { who, .. }
+            | Step::Map { who, .. }
+            | Step::Unmap { who, .. }
+            | Step::Owner { who, .. }
+            | Step::CloseOwner { who, .. }
+            | Step::Pin { who, .. }
+            | Step::Unpin { who, .. }
+            | Step::Dma { who, .. }
+            | Step::Fsync { who, .. }
+            | Step::Change { who, .. }
+            | Step::Fork { who }
+            | Step::Take { who, .. }
+            | Step::TakeOwner { who, .. }
+            | Step::Post { who, .. }
+            | Step::Receive { who, .. }
+            | Step::Kill { who } => Some(who),
+            Step::KillChild | Step::Remake { .. } | Step::Freeze | Step::Reclaim | Step::Audit => {
+                None
+            }
+        }
+    }
+
+    /// The file that it is about, if it is about one.
+    pub fn file(&self) -> Option<usize> {
+        match *self {
+            Step::Open { slot, .. }
+            | Step::Close { slot, .. }
+            | Step::Lease { slot, .. }
+            | Step::GetLease { slot, .. }
+            | Step::Map { slot, .. }
+            | Step::Unmap { slot, .. }
+            | Step::Pin { slot, .. }
+            | Step::Fsync { slot, .. }
+            | Step::Take { slot, .. } => Some(slot.file),
+            Step::Change { file, .. } | Step::Remake { file } => Some(file),
+            _ => None,
+        }
+    }
+}
