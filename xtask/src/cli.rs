@@ -70,6 +70,7 @@ enum Command {
     Bench(cmd::bench::Opts),
     Fstests(Box<cmd::fstests::Opts>),
     Stress(cmd::stress::Opts),
+    Faults(cmd::faults::Opts),
     Run(cmd::run::Opts),
     Shell(cmd::shell::Opts),
     #[command(subcommand)]
@@ -95,6 +96,7 @@ impl Cli {
             Command::Bench(o) => cmd::bench::run(&ctx, &o),
             Command::Fstests(o) => cmd::fstests::run(&ctx, &o),
             Command::Stress(o) => cmd::stress::run(&ctx, &o),
+            Command::Faults(o) => cmd::faults::run(&ctx, &o),
             Command::Run(o) => cmd::run::run(&ctx, &o),
             Command::Shell(o) => cmd::shell::run(&ctx, &o),
             Command::Series(o) => cmd::series::run(&ctx, &o),

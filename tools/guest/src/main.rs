@@ -6,6 +6,7 @@ mod calls;
 mod client;
 mod demo;
 mod devdax;
+mod faults;
 mod gup;
 mod ioctls;
 mod kmsg;
@@ -60,6 +61,8 @@ enum Command {
     Kunit(kunit::Options),
     /// What everything costs, as JSON
     Bench(bench::Options),
+    /// Every allocation of the operations on leases and pins fails once
+    Faults(faults::Options),
     /// Processes that lease, pin and change files by chance, and an oracle that knows what must come of it
     Stress(stress::Options),
     /// A process of the stress run
@@ -83,6 +86,7 @@ fn main() -> ExitCode {
         Command::Matrix(options) => matrix::run(&options),
         Command::Kunit(options) => kunit::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Faults(options) => faults::run(&options),
         Command::Stress(options) => stress::run(&options),
         Command::Actor(options) => stress::act(&options).map(|()| true),
         Command::Pyverbs(options) => pyverbs::run_all(&options),

@@ -7,6 +7,7 @@ pub mod build;
 pub mod clean;
 pub mod demo;
 pub mod doctor;
+pub mod faults;
 pub mod fstests;
 pub mod matrix;
 pub mod pyverbs;

@@ -21,6 +21,8 @@ pub enum Profile {
     Kasan,
     /// The series, compiled by clang, with KCSAN in C: Rust code is not instrumented
     Kcsan,
+    /// The series, with allocations and copies that can be made to fail
+    Fault,
     /// The pristine base kernel: what the tests must fail on
     Base,
 }
@@ -35,6 +37,7 @@ impl Profile {
             Profile::Clang => "clang",
             Profile::Kasan => "kasan",
             Profile::Kcsan => "kcsan",
+            Profile::Fault => "fault",
             Profile::Base => "base",
         }
     }
@@ -44,7 +47,9 @@ impl Profile {
         let mut f = vec!["guest", "dax", "rdma", "nfs", "trace", "feature"];
         match self {
             Profile::Default | Profile::Clang | Profile::Base => {}
-            Profile::Off | Profile::Debug | Profile::Kasan | Profile::Kcsan => f.push(self.name()),
+            Profile::Off | Profile::Debug | Profile::Kasan | Profile::Kcsan | Profile::Fault => {
+                f.push(self.name());
+            }
         }
         f
     }
@@ -88,7 +93,7 @@ impl Profile {
     /// How many times slower than the default kernel this one runs, for deadlines.
     pub fn slowness(self) -> u32 {
         match self {
-            Profile::Debug | Profile::Kasan | Profile::Kcsan => 4,
+            Profile::Debug | Profile::Kasan | Profile::Kcsan | Profile::Fault => 4,
             _ => 1,
         }
     }
