@@ -146,6 +146,66 @@ fn parse_pmd_fault(line: &str) -> Option<(u64, u64)> {
         .then_some((inode, offset - offset % (2 << 20)))
 }
 
+/// Any events, switched on until drop.
+pub struct Events {
+    tracing: PathBuf,
+    names: Vec<&'static str>,
+}
+
+/// What was recorded: the event's name, and what it says.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Event {
+    pub name: String,
+    pub text: String,
+}
+
+impl Events {
+    /// Empties the trace and switches them on; `names` are `group/event`.
+    pub fn on(names: &[&'static str]) -> anyhow::Result<Events> {
+        let events = Events {
+            tracing: tracing()?,
+            names: names.to_vec(),
+        };
+        for name in names {
+            let enabled = events.enable(name, "1");
+            enabled.with_context(|| format!("no trace event {name}"))?;
+        }
+        fs::write(events.tracing.join("tracing_on"), "1")?;
+        fs::write(events.tracing.join("trace"), "")?;
+        Ok(events)
+    }
+
+    /// What was recorded since the last look.
+    pub fn take(&self) -> anyhow::Result<Vec<Event>> {
+        let trace = self.tracing.join("trace");
+        let text = fs::read_to_string(&trace)?;
+        fs::write(&trace, "").context("cannot clear the trace")?;
+        Ok(text.lines().filter_map(parse_event).collect())
+    }
+
+    fn enable(&self, name: &str, value: &str) -> std::io::Result<()> {
+        fs::write(self.tracing.join("events").join(name).join("enable"), value)
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        for name in &self.names {
+            let _ = self.enable(name, "0");
+        }
+    }
+}
+
+/// `guest-1 [000] ..... 1.5: file_pin_add: dev 259:0 ino 0x83 pages 1-2 rw`
+fn parse_event(line: &str) -> Option<Event> {
+    let (before, rest) = line.split_once(": ")?;
+    let (name, text) = rest.split_once(": ")?;
+    (!before.starts_with('#')).then(|| Event {
+        name: name.to_owned(),
+        text: text.to_owned(),
+    })
+}
+
 /// How many bytes of `[begin, end)` of the inode the flushes cover.
 pub fn covered(flushed: &[Flushed], inode: u64, begin: u64, end: u64) -> u64 {
     (begin..end)
@@ -200,6 +260,15 @@ mod tests {
         assert_eq!(parse_pmd_fault(line), Some((0x83, 2 << 20)));
         let refused = line.replace("NOPAGE", "FALLBACK");
         assert_eq!(parse_pmd_fault(&refused), None);
+    }
+
+    #[test]
+    fn reads_any_event() {
+        let line = " guest-1 [000] ..... 1.5: file_pin_add: dev 259:0 ino 0x83 pages 1-2 rw";
+        let event = parse_event(line).unwrap();
+        assert_eq!(event.name, "file_pin_add");
+        assert_eq!(event.text, "dev 259:0 ino 0x83 pages 1-2 rw");
+        assert_eq!(parse_event("# entries: 1: x: y"), None);
     }
 
     #[test]

@@ -33,6 +33,7 @@ pub fn tests(_: Fs) -> Vec<Test> {
         entry_mapped_after_the_pin,
         direct_io_in_an_entry,
         dma_into_an_entry_then_fsync,
+        data_beside_a_hole_is_flushed,
     ]
 }
 
@@ -277,5 +278,24 @@ fn dma_into_an_entry_then_fsync(env: &Env) -> anyhow::Result<()> {
         let bytes = covered(&flushed, inode(&files.0)?, ENTRY, 2 * ENTRY);
         ensure!(bytes == ENTRY, "fsync flushed {bytes} bytes of the entry");
     }
+    Ok(())
+}
+
+/// A hole in an entry takes the entry away. What was dirty beside the hole is flushed all the same.
+fn data_beside_a_hole_is_flushed(env: &Env) -> anyhow::Result<()> {
+    let (files, mut holder) = mapped(env)?;
+    let fsync = || Request::Fsync {
+        name: "file".to_owned(),
+    };
+    holder.must(fsync())?;
+    touch(&mut holder, "map", PINNED.offset)?;
+    let trace = Writeback::on()?;
+    let hole = Span::new(2 * ENTRY - PAGE, PAGE);
+    let (expect, what) = (Expect::Succeeds, "a hole in the entry");
+    op_is(&mut holder, Op::Punch, &files, hole, expect, what)?;
+    holder.must(fsync())?;
+    let page = PINNED.offset + PAGE;
+    let bytes = covered(&trace.flushed()?, inode(&files.0)?, PINNED.offset, page);
+    ensure!(bytes == PAGE, "{bytes} bytes of a dirty page were flushed");
     Ok(())
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How long a pin lasts, and what it keeps: the description, the inode, the mount; and durable data.
 
-use super::env::{lease_is, must_be, op_is, Env, EXCLUSIVE, PINNED, SHARED, SIZE};
+use super::env::{lease_is, must_be, op_is, Env, BEFORE, EXCLUSIVE, PINNED, SHARED, SIZE};
 use super::{tests, Test};
-use crate::client::{Client, ON_DEMAND, WRITE};
+use crate::client::{Client, ON_DEMAND, READ, WRITE};
 use crate::ops::Op;
 use crate::pins::{count, find, Wanted};
 use crate::protocol::{pattern, Request};
@@ -26,6 +26,8 @@ pub fn tests(_: Fs) -> Vec<Test> {
         unlink_under_a_pin,
         dma_then_fsync,
         dma_then_fsync_twice,
+        read_only_pin_then_fsync,
+        moved_data_is_flushed,
         data_survives_a_refused_change,
         on_demand_paging_then_fsync,
     ]
@@ -313,6 +315,66 @@ fn dma_then_fsync_twice(env: &Env) -> anyhow::Result<()> {
     for seed in 21..24 {
         transfer_and_fsync(&mut client, &file, seed)?;
     }
+    Ok(())
+}
+
+/// Writes to the pinned pages of the mapping.
+fn dirty(client: &mut Client) -> anyhow::Result<()> {
+    client.must(Request::Fill {
+        map: "map".to_owned(),
+        offset: PINNED.offset,
+        length: PINNED.length,
+        seed: 13,
+    })?;
+    Ok(())
+}
+
+/// A device that only reads makes nothing dirty: the first fsync flushes what the process has written,
+/// the next one nothing.
+fn read_only_pin_then_fsync(env: &Env) -> anyhow::Result<()> {
+    let file = env.file()?;
+    let mut client = env.verbs()?;
+    client.lease_and_map(&file, SHARED | EXCLUSIVE)?;
+    let reply = client.reg_for("pin", "map", PINNED.offset, PINNED.length, READ)?;
+    must_be(&reply, 0, "registering for reading only")?;
+    dirty(&mut client)?;
+    let trace = Writeback::on()?;
+    for wanted in [PINNED.length, 0] {
+        trace.clear()?;
+        client.must(Request::Fsync {
+            name: "file".to_owned(),
+        })?;
+        let end = PINNED.offset + PINNED.length;
+        let bytes = covered(&trace.flushed()?, inode(&file)?, PINNED.offset, end);
+        ensure!(bytes == wanted, "fsync flushed {bytes} bytes, not {wanted}");
+    }
+    Ok(())
+}
+
+/// Blocks that move within the file take no dirty data along that is flushed by nobody.
+fn moved_data_is_flushed(env: &Env) -> anyhow::Result<()> {
+    let files = env.pair()?;
+    let mut client = env.worker()?;
+    client.open("file", &files.0)?;
+    client.map_shared("map", "file", SIZE)?;
+    let fsync = || Request::Fsync {
+        name: "file".to_owned(),
+    };
+    client.must(fsync())?;
+    dirty(&mut client)?;
+    let trace = Writeback::on()?;
+    let expect = Expect::Succeeds;
+    let what = "unpinned";
+    op_is(&mut client, Op::Insert, &files, BEFORE, expect, what)?;
+    client.must(fsync())?;
+    let (flushed, number) = (trace.flushed()?, inode(&files.0)?);
+    let at = |begin| covered(&flushed, number, begin, begin + PINNED.length);
+    let bytes = at(PINNED.offset).max(at(PINNED.offset + BEFORE.length));
+    ensure!(
+        bytes == PINNED.length,
+        "{bytes} of {} dirty bytes were flushed",
+        PINNED.length
+    );
     Ok(())
 }
 

@@ -6,6 +6,7 @@ mod additive;
 mod breaking;
 mod crowd;
 mod env;
+mod events;
 mod examples;
 mod held;
 mod holding;
@@ -58,10 +59,10 @@ pub struct Options {
     /// Where the results go, as KTAP
     #[arg(long, value_name = "FILE")]
     ktap: PathBuf,
-    /// Only tests whose area.fs.name matches; `*` stands for anything. Without a filter some areas are
-    /// tested on one filesystem only
+    /// Only tests whose area.fs.name matches, more than once for several; `*` stands for anything.
+    /// Without a filter some areas are tested on one filesystem only
     #[arg(long, value_name = "GLOB")]
-    filter: Option<String>,
+    filter: Vec<String>,
     /// Which filesystem, more than once for several [default: xfs and ext4]
     #[arg(long, value_enum)]
     fs: Vec<Fs>,
@@ -182,12 +183,13 @@ impl Options {
         let &(name, tests) = area;
         let elsewhere = |&(one, on): &(&str, Fs)| one == name && on != fs;
         let mut tests = tests(fs);
-        match &self.filter {
-            None if ON_ONE.iter().any(elsewhere) => tests.clear(),
-            None => {}
-            Some(filter) => {
-                tests.retain(|t| glob(filter, &format!("{name}.{}.{}", fs.name(), t.name)));
-            }
+        if !self.filter.is_empty() {
+            tests.retain(|t| {
+                let name = format!("{name}.{}.{}", fs.name(), t.name);
+                self.filter.iter().any(|filter| glob(filter, &name))
+            });
+        } else if ON_ONE.iter().any(elsewhere) {
+            tests.clear();
         }
         tests
     }
@@ -212,6 +214,7 @@ const AREAS: &[Area] = &[
     ("large", large::tests),
     ("names", names::tests),
     ("mounts", mounts::tests),
+    ("events", events::tests),
     ("loss", loss::tests),
     ("listing", listing::tests),
     ("namespaces", namespaces::tests),

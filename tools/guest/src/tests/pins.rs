@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The table "Pinning": who may register what, and the errno for everybody else.
 
-use super::env::{lease_is, must_be, Env, EXCLUSIVE, PINNED, SHARED, SIZE, SOLE, UNLCK};
+use super::env::{lease_is, must_be, op_is, Env, EXCLUSIVE, PINNED, SHARED, SIZE, SOLE, UNLCK};
 use super::{tests, Test};
 use crate::client::{Client, ON_DEMAND, READ, RW, WRITE};
+use crate::ops::Op;
 use crate::pins::{count, find, Wanted};
 use crate::protocol::Request;
 use crate::setup::Fs;
+use crate::trial::Expect;
 use anyhow::{anyhow, ensure};
 use std::path::Path;
 
@@ -162,12 +164,15 @@ fn through_a_received_descriptor(env: &Env) -> anyhow::Result<()> {
 }
 
 fn read_only_pin(env: &Env) -> anyhow::Result<()> {
-    let file = env.file()?;
+    let files = env.pair()?;
     let mut client = env.verbs()?;
-    client.lease_and_map(&file, SHARED | EXCLUSIVE)?;
+    client.lease_and_map(&files.0, SHARED | EXCLUSIVE)?;
     let reply = client.reg_for("pin", "map", PINNED.offset, PINNED.length, READ)?;
     must_be(&reply, 0, "registering for reading only")?;
-    listed(&client, &file, false)
+    listed(&client, &files.0, false)?;
+    let expect = Expect::Refused(libc::ETXTBSY);
+    let what = "pinned for reading";
+    op_is(&mut client, Op::Punch, &files, PINNED, expect, what)
 }
 
 /// A client with a leased and mapped file that is one hole.

@@ -39,7 +39,11 @@ pub fn tests(fs: Fs) -> Vec<Test> {
         let name = format!("interrupted.{}", op.slug());
         list.push(Test::cell(name, "EINTR", move |env| interrupted(env, op)));
     }
-    list.extend(tests![page_in_a_pipe, registered_meanwhile]);
+    list.extend(tests![
+        page_in_a_pipe,
+        mapped_meanwhile,
+        registered_meanwhile
+    ]);
     list
 }
 
@@ -159,6 +163,38 @@ fn page_in_a_pipe(env: &Env) -> anyhow::Result<()> {
     holder.close("pipe.read")?;
     holder.close("pipe.write")?;
     must_be(&other.receive()?, 0, "when the pipe is gone")
+}
+
+/// While a change waits for a page, somebody maps it again. When its last user is done it does not go
+/// idle then, but the change goes on.
+fn mapped_meanwhile(env: &Env) -> anyhow::Result<()> {
+    let file = env.file()?;
+    let (mut holder, mut other) = (env.worker()?, env.stranger()?);
+    holder.open("file", &file)?;
+    holder.map_shared("map", "file", SIZE)?;
+    holder.must(Request::Splice {
+        map: "map".to_owned(),
+        offset: PINNED.offset,
+        length: 8192,
+        name: "pipe".to_owned(),
+    })?;
+    other.send(&Request::Do(Op::Punch.call(&file, &file, SIZE, PINNED)))?;
+    ensure!(
+        other.receive_within(A_MOMENT)?.is_none(),
+        "did not wait for the page"
+    );
+    holder.must(Request::Fill {
+        map: "map".to_owned(),
+        offset: PINNED.offset,
+        length: 8192,
+        seed: 3,
+    })?;
+    holder.close("pipe.read")?;
+    holder.close("pipe.write")?;
+    match other.receive_within(Duration::from_secs(5))? {
+        Some(reply) => must_be(&reply, 0, "when the pipe is gone"),
+        None => bail!("still waits, though the page is only mapped"),
+    }
 }
 
 /// A change that waits for direct I/O fails as soon as the same page is registered: the region may live
