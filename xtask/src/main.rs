@@ -23,6 +23,7 @@ mod error;
 mod fstests;
 mod guest;
 mod kernel;
+mod mutants;
 mod report;
 mod submit;
 mod ui;

@@ -9,7 +9,7 @@ use crate::guest::tools;
 use crate::ui::proc::Cmd;
 use anyhow::{Context, Result};
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
 Writes Documentation/matrix.md: operations by states of a file, with what the contract says and the
@@ -61,20 +61,26 @@ pub fn run(ctx: &Ctx, opts: &Opts) -> Result<()> {
     })?;
     // What a command prints comes without the newline at its end.
     let text = format!("{}\n", text.trim_end());
-    let old = std::fs::read_to_string(&document).unwrap_or_default();
-    if opts.check && old != text {
+    println!("{}", write_or_compare(&document, &text, opts.check)?);
+    Ok(())
+}
+
+/// Writes a document that is made from results, unless it is the same; with `check`, that is an
+/// error. Says what became of it.
+pub fn write_or_compare(document: &Path, text: &str, check: bool) -> Result<String> {
+    let old = std::fs::read_to_string(document).unwrap_or_default();
+    if check && old != text {
         return Err(Failure::of(
             Kind::Test,
             format!(
-                "{} is not what the last run gives\nremedy: `cargo xtask matrix`",
+                "{} is not what the last run gives\nremedy: write it without --check",
                 document.display()
             ),
         ));
     }
     if old != text {
-        write_atomic(&document, text.as_bytes())?;
+        write_atomic(document, text.as_bytes())?;
     }
     let state = if old == text { "as it was" } else { "written" };
-    println!("{}: {state}", document.display());
-    Ok(())
+    Ok(format!("{}: {state}", document.display()))
 }

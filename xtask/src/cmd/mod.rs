@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod faults;
 pub mod fstests;
 pub mod matrix;
+pub mod mutants;
 pub mod pyverbs;
 pub mod run;
 pub mod series;

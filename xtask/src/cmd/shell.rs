@@ -46,6 +46,7 @@ pub fn run(ctx: &Ctx, opts: &Opts) -> Result<()> {
         machine: Machine::SMALL,
         clock: Clock::Host,
         qemu: &[],
+        options: &[],
     };
     let cmd = vm.command(ctx)?;
     if ctx.global.dry_run {

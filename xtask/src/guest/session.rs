@@ -91,18 +91,28 @@ impl Session<'_> {
         qemu: &[String],
         note: impl FnMut(&str),
     ) -> Result<Outcome> {
-        self.boot(ctx, (Machine::SMALL, clock, qemu), note)
+        self.boot(ctx, (Machine::SMALL, clock, qemu, &[]), note)
+    }
+
+    /// The same with more words of the kernel's command line.
+    pub fn run_with(
+        &self,
+        ctx: &Ctx,
+        options: &[String],
+        note: impl FnMut(&str),
+    ) -> Result<Outcome> {
+        self.boot(ctx, (Machine::SMALL, Clock::Host, &[], options), note)
     }
 
     /// The same on a machine with large devices.
     pub fn run_large(&self, ctx: &Ctx, note: impl FnMut(&str)) -> Result<Outcome> {
-        self.boot(ctx, (Machine::LARGE, Clock::Host, &[]), note)
+        self.boot(ctx, (Machine::LARGE, Clock::Host, &[], &[]), note)
     }
 
     fn boot(
         &self,
         ctx: &Ctx,
-        (machine, clock, qemu): (Machine, Clock, &[String]),
+        (machine, clock, qemu, options): (Machine, Clock, &[String], &[String]),
         mut note: impl FnMut(&str),
     ) -> Result<Outcome> {
         let shared = shared(self.logs);
@@ -114,6 +124,7 @@ impl Session<'_> {
             machine,
             clock,
             qemu,
+            options,
         };
         let cmd = vm.command(ctx)?;
         if ctx.global.dry_run {

@@ -100,6 +100,8 @@ pub struct Vm<'a> {
     pub clock: Clock,
     /// More arguments for QEMU.
     pub qemu: &'a [String],
+    /// More words of the kernel's command line.
+    pub options: &'a [String],
 }
 
 impl Vm<'_> {
@@ -142,7 +144,13 @@ impl Vm<'_> {
         if !ctx.global.kvm {
             cmd = cmd.arg("--disable-kvm");
         }
-        for option in self.clock.kernel_options(self.machine) {
+        let own = self.options.iter().map(String::as_str);
+        for option in self
+            .clock
+            .kernel_options(self.machine)
+            .into_iter()
+            .chain(own)
+        {
             cmd = cmd.args(["--kopt", option]);
         }
         let more = self.qemu.iter().map(String::as_str);
@@ -171,6 +179,7 @@ impl Vm<'_> {
             machine: self.machine,
             clock: self.clock,
             qemu: self.qemu,
+            options: self.options,
         };
         let out = stand_in
             .command(ctx)?

@@ -131,10 +131,11 @@ pub fn build(ctx: &Ctx, tree: &Tree, profile: Profile, logs: &Path) -> Result<Pa
         return Ok(image);
     }
     let _lock = ctx.cache.lock(&format!("src-{flavour}"), &ctx.ui)?;
-    let state = if profile == Profile::Base {
-        State::Commit(&tree.base)
-    } else {
-        State::WorkTree
+    let hooks = crate::mutants::hooks(ctx);
+    let state = match profile {
+        Profile::Base => State::Commit(&tree.base),
+        Profile::Mutants => State::Patched(&hooks),
+        _ => State::WorkTree,
     };
     let (_, hash) = snapshot::update(ctx, &tree.dir, &state, flavour)
         .context("bringing the kernel source into the cache")?;

@@ -25,6 +25,8 @@ pub enum Profile {
     Fault,
     /// The pristine base kernel: what the tests must fail on
     Base,
+    /// The series, with hooks that can be taken out one at a time: see `xtask mutants`
+    Mutants,
 }
 
 impl Profile {
@@ -39,6 +41,7 @@ impl Profile {
             Profile::Kcsan => "kcsan",
             Profile::Fault => "fault",
             Profile::Base => "base",
+            Profile::Mutants => "mutants",
         }
     }
 
@@ -46,7 +49,7 @@ impl Profile {
     pub fn fragments(self) -> Vec<&'static str> {
         let mut f = vec!["guest", "dax", "rdma", "nfs", "trace", "feature"];
         match self {
-            Profile::Default | Profile::Clang | Profile::Base => {}
+            Profile::Default | Profile::Clang | Profile::Base | Profile::Mutants => {}
             Profile::Off | Profile::Debug | Profile::Kasan | Profile::Kcsan | Profile::Fault => {
                 f.push(self.name());
             }

@@ -95,13 +95,15 @@ pub fn build(ctx: &Ctx, logs: &Path) -> Result<Option<PathBuf>> {
     Ok(Some(installed))
 }
 
-/// The command line for the guest's shell, which runs them on one of the filesystems.
+/// The command line for the guest's shell, which runs them on these filesystems; `only` names
+/// programs, if not all are to be run.
 ///
 /// The runner writes its programs' output a character at a time, which costs a message to the host for
 /// each; line by line it is a third as much time in all.
-pub fn script(installed: &Path, fs: &str, slowness: u32, report: &Path) -> String {
+pub fn script(installed: &Path, fs: &str, only: &str, slowness: u32, report: &Path) -> String {
+    let (fs, only) = (quote(fs.as_ref()), quote(only.as_ref()));
     let run = format!(
-        "LAYOUT_LEASE_DEV=/dev/pmem0 LAYOUT_LEASE_FS={fs} {} -c {COLLECTION} -o {} 2>&1 | \
+        "LAYOUT_LEASE_DEV=/dev/pmem0 LAYOUT_LEASE_FS={fs} LAYOUT_LEASE_TESTS={only} {} -c {COLLECTION} -o {} 2>&1 | \
          stdbuf -oL sed '' >{}",
         quote(installed.join("run_kselftest.sh").as_os_str()),
         LIMIT * slowness,
@@ -134,6 +136,7 @@ mod tests {
         let line = script(
             Path::new("/cache/install"),
             "xfs",
+            "",
             4,
             Path::new("/out/report"),
         );

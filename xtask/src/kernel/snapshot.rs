@@ -71,6 +71,8 @@ impl Repo {
 pub enum State<'a> {
     /// The tree as it is, uncommitted changes included.
     WorkTree,
+    /// The same with a patch on top.
+    Patched(&'a Path),
     /// A commit.
     Commit(&'a str),
 }
@@ -87,7 +89,7 @@ pub fn update(ctx: &Ctx, linux: &Path, state: &State, flavour: &str) -> Result<(
         State::Commit(c) => Cmd::git(linux)
             .args(["rev-parse", &format!("{c}^{{tree}}")])
             .output()?,
-        State::WorkTree => {
+        State::WorkTree | State::Patched(_) => {
             let index = Cmd::git(linux)
                 .args(["rev-parse", "--git-path", "index"])
                 .output()?;
@@ -96,6 +98,12 @@ pub fn update(ctx: &Ctx, linux: &Path, state: &State, flavour: &str) -> Result<(
             fs::copy(linux.join(&index), &copy)
                 .with_context(|| format!("cannot read the index of {}", linux.display()))?;
             repo.reader(linux).args(["add", "-A"]).output()?;
+            if let State::Patched(patch) = state {
+                let apply = repo.reader(linux).args(["apply", "--cached"]).arg(patch);
+                apply.output().with_context(|| {
+                    format!("{} does not apply to the kernel tree", patch.display())
+                })?;
+            }
             repo.reader(linux).arg("write-tree").output()?
         }
     };
@@ -152,6 +160,17 @@ mod tests {
             status,
             "the user's index is untouched"
         );
+
+        let patch = dir.path().join("patch");
+        let text =
+            "--- a/b.c\n+++ b/b.c\n@@ -1 +1 @@\n-b\n\\ No newline at end of file\n+patched\n";
+        fs::write(&patch, text).unwrap();
+        update(&ctx, &linux, &State::Patched(&patch), "t").unwrap();
+        assert_eq!(fs::read_to_string(src.join("b.c")).unwrap(), "patched\n");
+        assert_eq!(fs::read_to_string(src.join("a.c")).unwrap(), "changed");
+        fs::write(linux.join("b.c"), "other").unwrap();
+        assert!(update(&ctx, &linux, &State::Patched(&patch), "t").is_err());
+        fs::write(linux.join("b.c"), "b").unwrap();
 
         fs::write(src.join("b.c"), "spoilt").unwrap();
         update(&ctx, &linux, &State::Commit("HEAD"), "t").unwrap();

@@ -70,7 +70,7 @@ impl Part {
                 installed,
                 fs,
                 slowness,
-            } => selftests::script(installed, fs, *slowness, &self.report(logs)),
+            } => selftests::script(installed, fs, "", *slowness, &self.report(logs)),
             Part::Contract(options) => format!("{guest} test --ktap {report}{options}"),
             Part::Demo => demo::script(tools, logs, &[]),
         }
@@ -232,7 +232,7 @@ pub fn run(
 }
 
 /// A program of ours that tells of no subtests has not run them, whatever its exit status.
-fn selftest_cases(report: &str) -> Vec<Case> {
+pub fn selftest_cases(report: &str) -> Vec<Case> {
     let mut cases = ktap::parse_kselftest(report, "kselftest");
     for case in &mut cases {
         let program = case.name.matches(": ").count() == 2;

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `mutants/list.toml`: what each mutant breaks, and which tests have to notice.
+
+use crate::env::Ctx;
+use crate::error::{Failure, Kind};
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use std::fs;
+
+/// The name that stands for the kernel as it is.
+pub const CONTROL: &str = "none";
+
+/// A filesystem of the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fs {
+    /// XFS
+    Xfs,
+    /// ext4
+    Ext4,
+}
+
+impl Fs {
+    /// As the guest's programs call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Fs::Xfs => "xfs",
+            Fs::Ext4 => "ext4",
+        }
+    }
+}
+
+fn both() -> Vec<Fs> {
+    vec![Fs::Xfs, Fs::Ext4]
+}
+
+/// A hook that is taken out.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mutant {
+    /// As the kernel's command line has it.
+    pub name: String,
+    /// What is wrong then, in a sentence.
+    pub breaks: String,
+    /// On which filesystems it is tried.
+    #[serde(default = "both")]
+    pub fs: Vec<Fs>,
+    /// Tests of the contract that have to notice: for each of these globs, one test at least.
+    #[serde(default)]
+    pub contract: Vec<String>,
+    /// The same of the kernel's selftests: programs.
+    #[serde(default)]
+    pub kselftest: Vec<String>,
+}
+
+/// All of them.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct List {
+    #[serde(rename = "mutant")]
+    pub mutants: Vec<Mutant>,
+}
+
+impl List {
+    /// Reads the file.
+    pub fn read(ctx: &Ctx) -> Result<List> {
+        let path = ctx.root.join("mutants/list.toml");
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        toml::from_str(&text)
+            .map_err(|e| Failure::of(Kind::Usage, format!("{}: {e}", path.display())))
+    }
+
+    /// Those of these names, or all; on one filesystem, if that is wanted.
+    pub fn choose(&self, names: &[String], fs: Option<Fs>) -> Result<Vec<Mutant>> {
+        let known = |name: &&String| !self.mutants.iter().any(|m| m.name == **name);
+        if let Some(name) = names.iter().find(known) {
+            return Err(Failure::of(
+                Kind::Usage,
+                format!("there is no mutant {name:?} (cargo xtask mutants --list)"),
+            ));
+        }
+        let mut chosen = self.mutants.clone();
+        chosen.retain(|m| names.is_empty() || names.contains(&m.name));
+        if let Some(fs) = fs {
+            chosen.retain(|m| m.fs.contains(&fs));
+            chosen.iter_mut().for_each(|m| m.fs = vec![fs]);
+        }
+        Ok(chosen)
+    }
+}
+
+/// All tests of these mutants, to be run with every hook in its place.
+pub fn control(mutants: &[Mutant]) -> Mutant {
+    let mut all = Mutant {
+        name: CONTROL.into(),
+        breaks: "nothing".into(),
+        fs: vec![],
+        contract: vec![],
+        kselftest: vec![],
+    };
+    fn add<T: Clone + PartialEq>(to: &mut Vec<T>, from: &[T]) {
+        for item in from {
+            if !to.contains(item) {
+                to.push(item.clone());
+            }
+        }
+    }
+    for m in mutants {
+        add(&mut all.fs, &m.fs);
+        add(&mut all.contract, &m.contract);
+        add(&mut all.kselftest, &m.kselftest);
+    }
+    all
+}
+
+/// Does a test's name match? `*` stands for anything.
+pub fn matches(glob: &str, name: &str) -> bool {
+    let mut parts = glob.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = name.strip_prefix(first) else {
+        return false;
+    };
+    let mut parts = parts.peekable();
+    if parts.peek().is_none() {
+        return rest.is_empty();
+    }
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return rest.ends_with(part);
+        }
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mutants::hooks;
+    use std::collections::BTreeSet;
+
+    fn ctx() -> Ctx {
+        Ctx::new(crate::cli::Global::default()).unwrap()
+    }
+
+    #[test]
+    fn the_list_and_the_patch_have_the_same_mutants() {
+        let ctx = ctx();
+        let patch = fs::read_to_string(hooks(&ctx)).unwrap();
+        let known: BTreeSet<&str> = patch
+            .lines()
+            .filter_map(|l| l.strip_prefix("+\tm("))
+            .filter_map(|l| l.split(')').next())
+            .filter(|name| *name != CONTROL)
+            .collect();
+        let list = List::read(&ctx).unwrap();
+        let listed: BTreeSet<&str> = list.mutants.iter().map(|m| m.name.as_str()).collect();
+        assert_eq!(known, listed);
+        assert_eq!(list.mutants.len(), listed.len(), "a name is there twice");
+        for name in known {
+            let hook = format!("file_pin_mutant({name})");
+            let in_rust = format!("mutant(c\"{name}\")");
+            assert!(
+                patch.contains(&hook) || patch.contains(&in_rust),
+                "{name} has no hook"
+            );
+        }
+    }
+
+    #[test]
+    fn somebody_has_to_notice() {
+        for m in List::read(&ctx()).unwrap().mutants {
+            let tests = m.contract.len() + m.kselftest.len();
+            assert!(tests > 0 && !m.fs.is_empty(), "{}: no tests", m.name);
+            assert!(m.breaks.ends_with('.'), "{}: no sentence", m.name);
+        }
+    }
+
+    #[test]
+    fn one_filesystem_can_be_chosen() {
+        let list: List = toml::from_str(
+            "[[mutant]]\nname = 'a'\nbreaks = 'A.'\nfs = ['ext4']\ncontract = ['x.*', 'y']\n\
+             [[mutant]]\nname = 'b'\nbreaks = 'B.'\ncontract = ['x.*']\nkselftest = ['p']\n",
+        )
+        .unwrap();
+        let names = |c: &[Mutant]| c.iter().map(|m| m.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&list.choose(&[], None).unwrap()), ["a", "b"]);
+        let xfs = list.choose(&[], Some(Fs::Xfs)).unwrap();
+        assert_eq!(names(&xfs), ["b"]);
+        assert_eq!(xfs[0].fs, [Fs::Xfs]);
+        assert!(list.choose(&["c".into()], None).is_err());
+        let all = control(&list.mutants);
+        assert_eq!(all.fs, [Fs::Ext4, Fs::Xfs]);
+        assert_eq!(all.contract, ["x.*", "y"]);
+        assert_eq!(all.kselftest, ["p"]);
+    }
+
+    #[test]
+    fn globs() {
+        assert!(matches("layout.*.pinned.*", "layout.xfs.pinned.punch"));
+        assert!(!matches(
+            "layout.*.pinned.*",
+            "layout.xfs.pinned_behind.punch"
+        ));
+        assert!(matches("lease.xfs.conflicts", "lease.xfs.conflicts"));
+        assert!(!matches("lease.xfs.conflict", "lease.xfs.conflicts"));
+        assert!(matches("*", "") && matches("a*a", "aa") && !matches("a*a", "a"));
+    }
+}
