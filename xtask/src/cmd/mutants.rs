@@ -44,7 +44,8 @@ pub struct Opts {
     /// On this filesystem only
     #[arg(long, value_enum)]
     fs: Option<Fs>,
-    /// Keep results of earlier runs of the same tests on the same kernel
+    /// Keep results of earlier runs of the same tests on the same kernel; that without a mutant is
+    /// kept in any case
     #[arg(long)]
     resume: bool,
     /// Write Documentation/mutants.md from all results that there are
@@ -89,8 +90,12 @@ pub fn run(ctx: &Ctx, opts: &Opts) -> Result<()> {
     let mut wanted = vec![];
     for m in &all {
         let old = Record::read(&dir, &m.name)?;
-        let same = old.is_some_and(|r| r.is_of(m, &checksum));
-        if !(opts.resume && same) {
+        // The run without a mutant is good for any part of what was run.
+        let known = match m.name == CONTROL {
+            true => old.is_some_and(|r| r.covers(m, &checksum)),
+            false => opts.resume && old.is_some_and(|r| r.is_of(m, &checksum)),
+        };
+        if !known {
             wanted.push(m.clone());
         }
     }

@@ -66,6 +66,17 @@ impl Record {
         self.mutant == *mutant && self.image == image
     }
 
+    /// Was all of that run, on the same kernel, maybe with more?
+    pub fn covers(&self, mutant: &Mutant, image: &str) -> bool {
+        let has = |all: &[String], some: &[String]| some.iter().all(|s| all.contains(s));
+        let own = &self.mutant;
+        self.image == image
+            && own.name == mutant.name
+            && mutant.fs.iter().all(|fs| own.fs.contains(fs))
+            && has(&own.contract, &mutant.contract)
+            && has(&own.kselftest, &mutant.kselftest)
+    }
+
     /// Adds a report's results, each by the name that `name` gives it. What is no test, such as
     /// that a program died, is trouble.
     pub fn add(&mut self, cases: Vec<Case>, name: impl Fn(&str) -> Option<String>) {
@@ -207,5 +218,10 @@ mod tests {
         let back = Record::read(dir.path(), "m").unwrap().unwrap();
         assert_eq!(back, r);
         assert!(back.is_of(&r.mutant, "image") && !back.is_of(&r.mutant, "other"));
+        let mut some = r.mutant.clone();
+        some.contract.pop();
+        assert!(back.covers(&some, "image") && !back.is_of(&some, "image"));
+        some.contract.push("c.*".into());
+        assert!(!back.covers(&some, "image"));
     }
 }
