@@ -44,8 +44,8 @@ pub struct Opts {
     /// On this filesystem only
     #[arg(long, value_enum)]
     fs: Option<Fs>,
-    /// Keep results of earlier runs of the same tests on the same kernel; that without a mutant is
-    /// kept in any case
+    /// Keep results of earlier runs of the same tests on the same kernel; those without a mutant
+    /// are kept in any case
     #[arg(long)]
     resume: bool,
     /// Write Documentation/mutants.md from all results that there are
@@ -85,23 +85,20 @@ pub fn run(ctx: &Ctx, opts: &Opts) -> Result<()> {
         dir: &dir,
     };
 
-    let mut all = vec![control(&chosen)];
-    all.extend(chosen.iter().cloned());
     let mut wanted = vec![];
-    for m in &all {
+    let all = control(&chosen);
+    match Record::read(&dir, CONTROL)? {
+        Some(old) => wanted.extend(old.missing(&all, &checksum)),
+        None => wanted.push(all),
+    }
+    for m in &chosen {
         let old = Record::read(&dir, &m.name)?;
-        // The run without a mutant is good for any part of what was run.
-        let known = match m.name == CONTROL {
-            true => old.is_some_and(|r| r.covers(m, &checksum)),
-            false => opts.resume && old.is_some_and(|r| r.is_of(m, &checksum)),
-        };
-        if !known {
+        let same = old.is_some_and(|r| r.is_of(m, &checksum));
+        if !(opts.resume && same) {
             wanted.push(m.clone());
         }
     }
-    let mut step = ctx
-        .ui
-        .step(&format!("running {} of {} guests", wanted.len(), all.len()));
+    let mut step = ctx.ui.step(&format!("running {} guests", wanted.len()));
     let mut finished = 0;
     // Both closures show what happens.
     let step_cell = std::cell::RefCell::new(&mut step);

@@ -92,13 +92,18 @@ impl List {
 
 /// All tests of these mutants, to be run with every hook in its place.
 pub fn control(mutants: &[Mutant]) -> Mutant {
-    let mut all = Mutant {
+    let none = Mutant {
         name: CONTROL.into(),
         breaks: "nothing".into(),
         fs: vec![],
         contract: vec![],
         kselftest: vec![],
     };
+    mutants.iter().fold(none, |all, m| union(&all, m))
+}
+
+/// The first one with the tests of the other as well.
+pub fn union(one: &Mutant, other: &Mutant) -> Mutant {
     fn add<T: Clone + PartialEq>(to: &mut Vec<T>, from: &[T]) {
         for item in from {
             if !to.contains(item) {
@@ -106,11 +111,10 @@ pub fn control(mutants: &[Mutant]) -> Mutant {
             }
         }
     }
-    for m in mutants {
-        add(&mut all.fs, &m.fs);
-        add(&mut all.contract, &m.contract);
-        add(&mut all.kselftest, &m.kselftest);
-    }
+    let mut all = one.clone();
+    add(&mut all.fs, &other.fs);
+    add(&mut all.contract, &other.contract);
+    add(&mut all.kselftest, &other.kselftest);
     all
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What became of the tests under one mutant, as a file.
 
-use super::list::{matches, Mutant};
+use super::list::{matches, union, Mutant};
 use crate::env::cache::write_atomic;
 use crate::report::{Case, Verdict};
 use anyhow::{Context, Result};
@@ -66,15 +66,36 @@ impl Record {
         self.mutant == *mutant && self.image == image
     }
 
-    /// Was all of that run, on the same kernel, maybe with more?
-    pub fn covers(&self, mutant: &Mutant, image: &str) -> bool {
-        let has = |all: &[String], some: &[String]| some.iter().all(|s| all.contains(s));
+    /// What of `wanted` has not been run on this kernel, if anything.
+    pub fn missing(&self, wanted: &Mutant, image: &str) -> Option<Mutant> {
+        let mut left = wanted.clone();
         let own = &self.mutant;
-        self.image == image
-            && own.name == mutant.name
-            && mutant.fs.iter().all(|fs| own.fs.contains(fs))
-            && has(&own.contract, &mutant.contract)
-            && has(&own.kselftest, &mutant.kselftest)
+        if self.image == image && wanted.fs.iter().all(|fs| own.fs.contains(fs)) {
+            left.contract.retain(|glob| !own.contract.contains(glob));
+            left.kselftest.retain(|p| !own.kselftest.contains(p));
+        }
+        let nothing = left.contract.is_empty() && left.kselftest.is_empty();
+        (!nothing).then_some(left)
+    }
+
+    /// Adds what has been run later on the same kernel.
+    pub fn join(&mut self, later: Record) {
+        for test in later
+            .passed
+            .iter()
+            .chain(&later.failed)
+            .chain(&later.skipped)
+        {
+            self.passed.remove(test);
+            self.failed.remove(test);
+            self.skipped.remove(test);
+        }
+        self.passed.extend(later.passed);
+        self.failed.extend(later.failed);
+        self.skipped.extend(later.skipped);
+        self.mutant = union(&self.mutant, &later.mutant);
+        self.trouble = self.trouble.take().or(later.trouble);
+        self.seconds += later.seconds;
     }
 
     /// Adds a report's results, each by the name that `name` gives it. What is no test, such as
@@ -220,8 +241,26 @@ mod tests {
         assert!(back.is_of(&r.mutant, "image") && !back.is_of(&r.mutant, "other"));
         let mut some = r.mutant.clone();
         some.contract.pop();
-        assert!(back.covers(&some, "image") && !back.is_of(&some, "image"));
+        assert_eq!(back.missing(&some, "image"), None);
         some.contract.push("c.*".into());
-        assert!(!back.covers(&some, "image"));
+        let left = back.missing(&some, "image").unwrap();
+        assert_eq!(
+            (left.contract, left.kselftest.len()),
+            (vec!["c.*".into()], 0)
+        );
+        assert_eq!(back.missing(&some, "other").unwrap(), some);
+        some.fs = vec![Fs::Ext4];
+        assert_eq!(back.missing(&some, "image").unwrap(), some);
+    }
+
+    #[test]
+    fn later_results_count() {
+        let mut r = record("none", &["a.xfs.x"], &["a.xfs.y"]);
+        let mut later = record("none", &["a.xfs.y"], &["b.xfs.z"]);
+        later.mutant.contract = vec!["c.*".into()];
+        r.join(later);
+        assert_eq!(r.passed.iter().collect::<Vec<_>>(), ["a.xfs.x", "a.xfs.y"]);
+        assert_eq!(r.failed.iter().collect::<Vec<_>>(), ["b.xfs.z"]);
+        assert_eq!(r.mutant.contract, ["a.*", "b.*", "c.*"]);
     }
 }

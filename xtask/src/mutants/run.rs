@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Boots a guest for each mutant and runs its tests.
 
-use super::list::Mutant;
+use super::list::{Mutant, CONTROL};
 use super::record::{contract_name, selftest_name, Record};
 use crate::cmd::test::share::selftest_cases;
 use crate::env::Ctx;
@@ -115,6 +115,7 @@ impl Runner<'_> {
     /// Boots with this hook taken out. That the kernel dies of it, or the guest hangs, is a result.
     fn one(&self, mutant: &Mutant, note: impl FnMut(&str)) -> Result<Record> {
         let logs = self.dir.join(&mutant.name);
+        let old = Record::read(self.dir, &mutant.name)?.filter(|r| r.image == self.checksum);
         if logs.exists() && !self.ctx.global.dry_run {
             fs::remove_dir_all(&logs)
                 .with_context(|| format!("cannot remove the old {}", logs.display()))?;
@@ -155,6 +156,11 @@ impl Runner<'_> {
         if outcome.status.is_none() || outcome.trouble.is_some() {
             let end = "the guest did not come to its end";
             record.trouble = Some(outcome.trouble.unwrap_or_else(|| end.into()));
+        }
+        // Without a mutant only what is missing is run.
+        if let Some(mut all) = old.filter(|_| mutant.name == CONTROL) {
+            all.join(record);
+            record = all;
         }
         record.write(self.dir)?;
         Ok(record)
