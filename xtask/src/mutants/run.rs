@@ -29,6 +29,8 @@ const SYSFS: &str = "/sys/module/file_pin_mutant/parameters/on";
 const UNKNOWN: i32 = 99;
 /// A guest that tells nothing for so long hangs. Each request of a test has a shorter limit.
 const SILENCE: Duration = Duration::from_secs(180);
+/// How often a guest is started that does not get to user space.
+const BOOTS: usize = 3;
 /// Guests at once.
 const GUESTS: usize = 2;
 
@@ -113,7 +115,7 @@ impl Runner<'_> {
     }
 
     /// Boots with this hook taken out. That the kernel dies of it, or the guest hangs, is a result.
-    fn one(&self, mutant: &Mutant, note: impl FnMut(&str)) -> Result<Record> {
+    fn one(&self, mutant: &Mutant, mut note: impl FnMut(&str)) -> Result<Record> {
         let logs = self.dir.join(&mutant.name);
         let old = Record::read(self.dir, &mutant.name)?.filter(|r| r.image == self.checksum);
         if logs.exists() && !self.ctx.global.dry_run {
@@ -130,7 +132,15 @@ impl Runner<'_> {
         };
         let begun = Instant::now();
         let option = format!("{PARAMETER}={}", mutant.name);
-        let outcome = session.run_with(self.ctx, &[option], note)?;
+        let mut outcome = session.run_with(self.ctx, &[option.clone()], &mut note)?;
+        // Emulation does not survive every boot. What dies before user space each time is a result.
+        let booted = || shared(&logs).join("booted").exists();
+        for _ in 1..BOOTS {
+            if booted() || self.ctx.global.dry_run {
+                break;
+            }
+            outcome = session.run_with(self.ctx, &[option.clone()], &mut note)?;
+        }
         let mut record = Record::new(mutant, self.checksum);
         if self.ctx.global.dry_run {
             return Ok(record);
@@ -156,6 +166,12 @@ impl Runner<'_> {
         if outcome.status.is_none() || outcome.trouble.is_some() {
             let end = "the guest did not come to its end";
             record.trouble = Some(outcome.trouble.unwrap_or_else(|| end.into()));
+        }
+        if let Some(trouble) = record.trouble.as_ref().filter(|_| mutant.name == CONTROL) {
+            return Err(Failure::of(
+                Kind::Kernel,
+                format!("without any mutant: {trouble}"),
+            ));
         }
         // Without a mutant only what is missing is run.
         if let Some(mut all) = old.filter(|_| mutant.name == CONTROL) {
