@@ -104,7 +104,9 @@ impl Runner<'_> {
                 let _ = news.send(News::Line(text.to_string()));
             });
             match record {
-                Ok(record) => drop(news.send(News::Done(Box::new(record)))),
+                Ok(Some(record)) => drop(news.send(News::Done(Box::new(record)))),
+                // It is missed where all of them are judged.
+                Ok(None) => {}
                 Err(e) => {
                     // What is left would fail in the same way.
                     queue.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -114,8 +116,9 @@ impl Runner<'_> {
         }
     }
 
-    /// Boots with this hook taken out. That the kernel dies of it, or the guest hangs, is a result.
-    fn one(&self, mutant: &Mutant, mut note: impl FnMut(&str)) -> Result<Record> {
+    /// Boots with this hook taken out. That the kernel dies of it, or the guest hangs, is a result; that
+    /// it never gets to user space is none.
+    fn one(&self, mutant: &Mutant, mut note: impl FnMut(&str)) -> Result<Option<Record>> {
         let logs = self.dir.join(&mutant.name);
         let old = Record::read(self.dir, &mutant.name)?.filter(|r| r.image == self.checksum);
         if logs.exists() && !self.ctx.global.dry_run {
@@ -131,19 +134,28 @@ impl Runner<'_> {
             attached: false,
         };
         let begun = Instant::now();
-        let option = format!("{PARAMETER}={}", mutant.name);
-        let mut outcome = session.run_with(self.ctx, &[option.clone()], &mut note)?;
-        // Emulation does not survive every boot. What dies before user space each time is a result.
+        // A guest whose host is busy takes its timer for broken, else, and panics.
+        let options = [
+            format!("{PARAMETER}={}", mutant.name),
+            "no_timer_check".to_string(),
+        ];
         let booted = || shared(&logs).join("booted").exists();
+        let mut outcome = session.run_with(self.ctx, &options, &mut note)?;
+        // Emulation does not survive every boot, and a busy host lets it time out.
         for _ in 1..BOOTS {
             if booted() || self.ctx.global.dry_run {
                 break;
             }
-            outcome = session.run_with(self.ctx, &[option.clone()], &mut note)?;
+            signals::check()?;
+            outcome = session.run_with(self.ctx, &options, &mut note)?;
+        }
+        if !booted() && !self.ctx.global.dry_run {
+            note(&format!("{}: no guest got to user space", mutant.name));
+            return Ok(None);
         }
         let mut record = Record::new(mutant, self.checksum);
         if self.ctx.global.dry_run {
-            return Ok(record);
+            return Ok(Some(record));
         }
         if outcome.status == Some(UNKNOWN) {
             return Err(Failure::of(
@@ -179,7 +191,7 @@ impl Runner<'_> {
             record = all;
         }
         record.write(self.dir)?;
-        Ok(record)
+        Ok(Some(record))
     }
 
     fn script(&self, mutant: &Mutant, logs: &Path) -> String {
