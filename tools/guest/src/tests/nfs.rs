@@ -5,7 +5,7 @@ use super::env::{
     getlease_is, lease_is, must_be, Env, Loan, BEFORE, EXCLUSIVE, PINNED, SHARED, SIZE, SOLE, UNLCK,
 };
 use super::{tests, Test};
-use crate::client::Client;
+use crate::client::{Client, READ, WRITE};
 use crate::nfs::{Layout, Mode, OpenFile, Server, Session, Status, PORT};
 use crate::ops::{Op, SUBTRACTIVE};
 use crate::protocol::{pattern, Call, Request};
@@ -38,6 +38,7 @@ pub fn tests(fs: Fs) -> Vec<Test> {
         exclusive_in_place_recalls,
         lease_asked_for_during_layoutget,
         commit_to_a_pinned_range,
+        commit_to_a_range_pinned_for_reading,
         kernel_client_falls_back,
     ];
     for (name, lease) in [
@@ -381,10 +382,21 @@ fn lease_asked_for_during_layoutget(env: &Env) -> anyhow::Result<()> {
 
 /// A client may commit what it wrote before the server restarted, and the kernel takes no offence.
 fn commit_to_a_pinned_range(env: &Env) -> anyhow::Result<()> {
+    commit_to_pinned(env, WRITE)
+}
+
+/// The same where nothing is dirty, which by itself keeps an entry.
+fn commit_to_a_range_pinned_for_reading(env: &Env) -> anyhow::Result<()> {
+    commit_to_pinned(env, READ)
+}
+
+fn commit_to_pinned(env: &Env, access: u32) -> anyhow::Result<()> {
     const WARNED: u64 = 1 << 9;
     let path = env.file()?;
     let mut verbs = env.verbs()?;
-    verbs.pin(&path)?;
+    verbs.lease_and_map(&path, SHARED | EXCLUSIVE)?;
+    let reply = verbs.reg_for("pin", "map", PINNED.offset, PINNED.length, access)?;
+    must_be(&reply, 0, "registering")?;
     let server = Server::start_in_grace(path.parent().context("a parent")?)?;
     let mut session = Session::introduce(PORT)?;
     let handle = session.lookup(name_of(&path)?)?;
