@@ -134,11 +134,7 @@ impl Runner<'_> {
             attached: false,
         };
         let begun = Instant::now();
-        // A guest whose host is busy takes its timer for broken, else, and panics.
-        let options = [
-            format!("{PARAMETER}={}", mutant.name),
-            "no_timer_check".to_string(),
-        ];
+        let options = [format!("{PARAMETER}={}", mutant.name)];
         let booted = || shared(&logs).join("booted").exists();
         let mut outcome = session.run_with(self.ctx, &options, &mut note)?;
         // Emulation does not survive every boot, and a busy host lets it time out.
