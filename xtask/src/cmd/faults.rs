@@ -3,7 +3,6 @@
 
 use super::build;
 use crate::env::Ctx;
-use crate::error::{Failure, Kind};
 use crate::guest::session::Session;
 use crate::guest::tools;
 use crate::kernel::profile::Profile;
@@ -46,15 +45,5 @@ pub fn run(ctx: &Ctx, opts: &Opts) -> Result<()> {
         limit: None,
         attached: true,
     };
-    let status = session.run(ctx, |_| {})?.check(&logs)?;
-    if status != 0 {
-        return Err(Failure::of(
-            Kind::Test,
-            format!(
-                "an operation does not survive a failure: {}",
-                logs.display()
-            ),
-        ));
-    }
-    Ok(())
+    session.verdict(ctx, "an operation does not survive a failure")
 }

@@ -98,7 +98,7 @@ impl Guests<'_> {
     /// All tests, once.
     fn all(&self, image: &Path, profile: Profile) -> Result<Results> {
         let label = format!("running the library's tests ({profile})");
-        let (results, _) = parse(&self.run(image, profile, profile.name(), &label, "")?);
+        let (_, results) = self.run(image, profile, profile.name(), &label, "")?;
         let passed = results.values().filter(|r| r.0 == Verdict::Pass).count();
         self.ctx
             .ui
@@ -118,7 +118,7 @@ impl Guests<'_> {
         for name in names {
             args += &format!(" --test {}", quote(name.as_ref()));
         }
-        let text = self.run(image, profile, &format!("{profile}-again"), &label, &args)?;
+        let (text, _) = self.run(image, profile, &format!("{profile}-again"), &label, &args)?;
         let mut failed = BTreeMap::new();
         for line in text.lines() {
             if let Some(("fail", rest)) = line.split_once('\t') {
@@ -129,6 +129,7 @@ impl Guests<'_> {
         Ok(failed)
     }
 
+    /// What the tests said, line by line, and the results of that.
     fn run(
         &self,
         image: &Path,
@@ -136,7 +137,7 @@ impl Guests<'_> {
         name: &str,
         label: &str,
         args: &str,
-    ) -> Result<String> {
+    ) -> Result<(String, Results)> {
         let logs = self.logs.join(name);
         std::fs::create_dir_all(&logs)
             .with_context(|| format!("cannot make {}", logs.display()))?;
@@ -156,10 +157,11 @@ impl Guests<'_> {
         let mut step = self.ctx.ui.step(label);
         let status = session.run(self.ctx, |l| step.line(l))?.check(&logs)?;
         if self.ctx.global.dry_run {
-            return Ok(String::new());
+            return Ok((String::new(), Results::new()));
         }
         let text = std::fs::read_to_string(&out).unwrap_or_default();
-        if status != 0 || !parse(&text).1 {
+        let (results, complete) = parse(&text);
+        if status != 0 || !complete {
             return Err(Failure::of(
                 Kind::Test,
                 format!(
@@ -169,7 +171,7 @@ impl Guests<'_> {
             ));
         }
         step.done("");
-        Ok(text)
+        Ok((text, results))
     }
 }
 

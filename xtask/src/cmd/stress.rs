@@ -3,7 +3,6 @@
 
 use super::build;
 use crate::env::Ctx;
-use crate::error::{Failure, Kind};
 use crate::guest::session::{shared, Session};
 use crate::guest::tools;
 use crate::kernel::profile::Profile;
@@ -95,17 +94,7 @@ pub fn run(ctx: &Ctx, opts: &Opts) -> Result<()> {
         limit: None,
         attached: true,
     };
-    let status = session.run(ctx, |_| {})?.check(&logs)?;
-    if status != 0 {
-        return Err(Failure::of(
-            Kind::Test,
-            format!(
-                "something did not turn out as the contract says: {}",
-                logs.display()
-            ),
-        ));
-    }
-    Ok(())
+    session.verdict(ctx, "something did not turn out as the contract says")
 }
 
 #[cfg(test)]

@@ -78,6 +78,17 @@ pub fn shared(logs: &Path) -> PathBuf {
 }
 
 impl Session<'_> {
+    /// Runs a script whose status is its verdict; `what` says what a status other than 0 means.
+    pub fn verdict(&self, ctx: &Ctx, what: &str) -> Result<()> {
+        match self.run(ctx, |_| {})?.check(self.logs)? {
+            0 => Ok(()),
+            _ => Err(Failure::of(
+                Kind::Test,
+                format!("{what}: {}", self.logs.display()),
+            )),
+        }
+    }
+
     /// Boots, runs, waits.
     pub fn run(&self, ctx: &Ctx, note: impl FnMut(&str)) -> Result<Outcome> {
         self.run_on(ctx, Clock::Host, &[], note)
