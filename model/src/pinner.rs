@@ -181,7 +181,7 @@ impl Protocol {
         says
     }
 
-    /// `__get_user_pages()`: one page, or one fault.
+    /// `grab_file_pages()`: one page, or one fault.
     fn get_user_pages(&self, s: &mut State, process: u8, call: &mut PinCall) -> &'static str {
         let page = first(call.now & !call.got);
         let range = page.trailing_zeros() as u8;
@@ -193,9 +193,9 @@ impl Protocol {
                 call.at = PinAt::P4;
             }
             return if range == 0 {
-                "P3 __get_user_pages(): references range 0"
+                "P3 grab_file_pages(): references range 0"
             } else {
-                "P3 __get_user_pages(): references range 1"
+                "P3 grab_file_pages(): references range 1"
             };
         }
         if fault(s, process, range, call.write) {

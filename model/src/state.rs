@@ -278,7 +278,7 @@ pub enum PinAt {
     P1,
     /// P2: `file_pins_reserve()`.
     P2,
-    /// P3: `__get_user_pages()`.
+    /// P3: `grab_file_pages()`.
     P3,
     /// P4: `check_file_pages()`.
     P4,
