@@ -31,6 +31,11 @@ pub fn tests(fs: Fs) -> Vec<Test> {
         };
         cell("waits", "SIGIO, waits, success", waits);
         cell("interrupted", "EINTR", interrupted);
+        if matches!(op, Op::DedupeFrom | Op::DedupeTo) {
+            cell("stopped", "EINTR", stopped);
+        } else {
+            cell("stopped", "waits, success", stopped);
+        }
         if !op.takes_a_path() {
             cell("nonblock", "EWOULDBLOCK", nonblock);
         }
@@ -110,6 +115,49 @@ fn interrupted(env: &Env, op: Op) -> anyhow::Result<()> {
     }
     let again = waiting.other.call(&waiting.call)?;
     must_be(&again, 0, "once more, after the release")?;
+    ensure!(waiting.changed()?.is_some(), "nothing changed");
+    Ok(())
+}
+
+/// Waits until a process is in `state`, as `/proc/<pid>/stat` calls it.
+fn becomes(pid: u32, state: char) -> anyhow::Result<()> {
+    for _ in 0..500 {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        if stat
+            .rsplit(") ")
+            .next()
+            .is_some_and(|rest| rest.starts_with(state))
+        {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    bail!("process {pid} is not in state {state} after 5 s")
+}
+
+/// Who is stopped and goes on waits again: no handler has run that could explain an EINTR. The same
+/// holds for task work, such as that of io_uring. Only a deduplication has to say EINTR, in the
+/// status of its one file: there is no going back to before the files that came first.
+fn stopped(env: &Env, op: Op) -> anyhow::Result<()> {
+    let mut waiting = Waiting::begin(env, op)?;
+    waiting.other.signal(libc::SIGSTOP);
+    becomes(waiting.other.pid(), 'T')?;
+    if let Some(early) = waiting.other.receive_within(Duration::from_millis(50))? {
+        bail!("answered although stopped: {}", errno_name(early.errno));
+    }
+    waiting.other.signal(libc::SIGCONT);
+    if matches!(op, Op::DedupeFrom | Op::DedupeTo) {
+        must_be(&waiting.other.receive()?, libc::EINTR, "after going on")?;
+        return lease_is(&mut waiting.holder, "file", UNLCK, 0, "release");
+    }
+    if let Some(early) = waiting.other.receive_within(Duration::from_millis(100))? {
+        bail!("did not wait again: {}", errno_name(early.errno));
+    }
+    if let Some(what) = waiting.changed()? {
+        bail!("changed before the lease was released: {what}");
+    }
+    lease_is(&mut waiting.holder, "file", UNLCK, 0, "release")?;
+    must_be(&waiting.other.receive()?, 0, "after the release")?;
     ensure!(waiting.changed()?.is_some(), "nothing changed");
     Ok(())
 }
