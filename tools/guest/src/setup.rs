@@ -332,6 +332,8 @@ pub fn run(command: &mut Command) -> anyhow::Result<String> {
 pub struct Rdma {
     /// `rxe0`.
     pub device: &'static str,
+    /// The network interface under it.
+    pub interface: &'static str,
     /// Index of the GID that is the IPv4 address.
     pub gid_index: u32,
     /// That address.
@@ -370,6 +372,7 @@ impl Rdma {
                 if text.trim().ends_with(":ffff:0a09:0001") {
                     return Ok(Rdma {
                         device,
+                        interface: "d0",
                         gid_index: index,
                         address: ADDRESS,
                     });

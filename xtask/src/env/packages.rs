@@ -41,6 +41,7 @@ pub const PACKAGES: &[(&str, &[&str])] = &[
             "python3-pyverbs",
         ],
     ),
+    ("MPI in the guest", &["openmpi-bin", "python3-mpi4py"]),
     (
         "building the examples",
         &["libibverbs-dev", "librdmacm-dev"],

@@ -98,6 +98,11 @@ impl Env {
         self.rdma.address
     }
 
+    /// The network interface under the RDMA device that transfers go over.
+    pub fn interface(&self) -> &'static str {
+        self.rdma.interface
+    }
+
     /// A name nobody else uses. What has it is removed after the test.
     pub fn path(&self) -> PathBuf {
         let number = self.counter.fetch_add(1, Ordering::Relaxed);

@@ -20,6 +20,7 @@ mod listing;
 mod loss;
 mod ls;
 mod mounts;
+mod mpi;
 mod names;
 mod namespaces;
 mod nfs;
@@ -175,6 +176,7 @@ const ON_ONE: &[(&str, Fs)] = &[
     ("ls", Fs::Ext4),
     ("why", Fs::Ext4),
     ("hostile", Fs::Ext4),
+    ("mpi", Fs::Xfs),
 ];
 
 impl Options {
@@ -225,6 +227,7 @@ const AREAS: &[Area] = &[
     ("probe", probe::tests),
     ("examples", examples::tests),
     ("hostile", hostile::tests),
+    ("mpi", mpi::tests),
 ];
 
 /// What is tested instead on a kernel without the feature.
