@@ -130,6 +130,12 @@ mod tests {
         assert!(Cli::try_parse_from(["daxpin", "why", "/a", "--yes"]).is_err());
     }
 
+    fn completions(shell: Shell) -> String {
+        let mut out = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "daxpin", &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
     #[test]
     fn every_shell_has_completions() {
         for shell in [
@@ -139,9 +145,27 @@ mod tests {
             Shell::Elvish,
             Shell::PowerShell,
         ] {
-            let mut out = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "daxpin", &mut out);
-            assert!(String::from_utf8(out).unwrap().contains("probe"));
+            assert!(completions(shell).contains("probe"));
         }
+    }
+
+    #[test]
+    fn bash_completes_commands_and_options() {
+        let complete = |words: &str| {
+            let ask = format!(
+                "COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+                 _daxpin daxpin \"${{COMP_WORDS[-1]}}\"; echo \"${{COMPREPLY[@]}}\""
+            );
+            let script = format!("{}\n{ask}", completions(Shell::Bash));
+            let output = std::process::Command::new("bash")
+                .args(["--norc", "-c", &script])
+                .output()
+                .unwrap();
+            assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        assert_eq!(complete("daxpin wh"), "why\n");
+        assert_eq!(complete("daxpin why --w"), "--wait\n");
+        assert_eq!(complete("daxpin lease --ex"), "--exclusive\n");
     }
 }

@@ -26,8 +26,36 @@ pub struct SoftDevice {
     /// Its driver.
     pub driver: Driver,
     name: String,
-    /// Of a device that is deleted on drop.
-    net: Option<String>,
+    under: Under,
+}
+
+/// What is under it.
+enum Under {
+    /// An interface that stays, as the device does.
+    Shared,
+    /// A dummy interface. Both are deleted on drop.
+    Dummy(String),
+    /// The machine's network interface. The device is deleted on drop.
+    Nic {
+        /// Its PCI device in sysfs, put back on drop if it has been removed.
+        pci: PathBuf,
+    },
+}
+
+/// The network interface that has a PCI device, if there is one: its name, and that device in sysfs.
+fn nic() -> anyhow::Result<Option<(String, PathBuf)>> {
+    for entry in std::fs::read_dir("/sys/class/net")? {
+        let entry = entry?;
+        // The interface's parent is the virtio device, whose parent is the PCI device.
+        let Ok(device) = entry.path().join("device/..").canonicalize() else {
+            continue;
+        };
+        if device.join("remove").exists() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            return Ok(Some((name, device)));
+        }
+    }
+    Ok(None)
 }
 
 fn words(program: &str, arguments: &str) -> anyhow::Result<()> {
@@ -40,7 +68,7 @@ impl SoftDevice {
         let device = SoftDevice {
             driver,
             name: format!("{}1", driver.name()),
-            net: None,
+            under: Under::Shared,
         };
         if !Path::new("/sys/class/infiniband")
             .join(&device.name)
@@ -57,10 +85,24 @@ impl SoftDevice {
         let device = SoftDevice {
             driver,
             name: format!("{}2", driver.name()),
-            net: Some(net.clone()),
+            under: Under::Dummy(net.clone()),
         };
         device.add(&net)?;
         Ok(device)
+    }
+
+    /// One of its own on the machine's network interface, if it has one, to be removed by sysfs.
+    pub fn on_nic(driver: Driver) -> anyhow::Result<Option<SoftDevice>> {
+        let Some((net, pci)) = nic()? else {
+            return Ok(None);
+        };
+        let device = SoftDevice {
+            driver,
+            name: format!("{}3", driver.name()),
+            under: Under::Nic { pci },
+        };
+        device.add(&net)?;
+        Ok(Some(device))
     }
 
     fn add(&self, net: &str) -> anyhow::Result<()> {
@@ -100,19 +142,48 @@ impl SoftDevice {
             .context("cannot run rdma link delete")
     }
 
+    /// Removes the PCI device of the network interface under it, as `echo 1 > remove` in sysfs does. Not
+    /// waited for.
+    pub fn remove_nic(&self) -> anyhow::Result<std::process::Child> {
+        let Under::Nic { pci } = &self.under else {
+            bail!("{} is on no network interface with a PCI device", self.name)
+        };
+        Command::new("/bin/sh")
+            .args(["-c", "echo 1 > \"$0\""])
+            .arg(pci.join("remove"))
+            .spawn()
+            .context("cannot run sh")
+    }
+
+    /// Whether it is gone within `time`: the kernel has a worker remove what was on a network interface.
+    pub fn is_gone(&self, time: Duration) -> bool {
+        let deadline = Instant::now() + time;
+        while self.exists() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        !self.exists()
+    }
+
     /// Whether it is there.
-    pub fn exists(&self) -> bool {
+    fn exists(&self) -> bool {
         Path::new("/sys/class/infiniband").join(&self.name).exists()
     }
 }
 
 impl Drop for SoftDevice {
     fn drop(&mut self) {
-        let Some(net) = &self.net else { return };
+        if matches!(self.under, Under::Shared) {
+            return;
+        }
         // The next one of the name fails to be made if this one cannot be deleted.
         if self.exists() {
             let _ = self.delete().and_then(|mut child| Ok(child.wait()?));
         }
-        let _ = words("ip", &format!("link delete {net}"));
+        match &self.under {
+            Under::Shared => (),
+            Under::Dummy(net) => drop(words("ip", &format!("link delete {net}"))),
+            Under::Nic { pci } if pci.exists() => (),
+            Under::Nic { .. } => drop(std::fs::write("/sys/bus/pci/rescan", "1")),
+        }
     }
 }

@@ -43,6 +43,14 @@ const TRUSTED_TIMER: &str = "no_timer_check";
 /// translated for emulation, again. The last one of these options counts.
 const CACHED_ROOT: &str =
     "rootflags=version=9p2000.L,trans=virtio,access=any,msize=524288,cache=loose";
+/// A network interface with a device of its own, connected to nothing, for software RDMA devices to be
+/// set up on and the device to be taken away. It boots nothing, hence needs no ROM.
+const NIC: [&str; 4] = [
+    "-netdev",
+    "hubport,id=nic,hubid=1",
+    "-device",
+    "virtio-net-pci,netdev=nic,romfile=",
+];
 /// Directories the guest may write to, the changes going to memory.
 const OVERLAYS: [&str; 8] = [
     "/etc", "/lib", "/home", "/opt", "/srv", "/usr", "/var", "/tmp",
@@ -154,7 +162,8 @@ impl Vm<'_> {
             cmd = cmd.args(["--kopt", option]);
         }
         let more = self.qemu.iter().map(String::as_str);
-        for option in self.clock.qemu_options().iter().copied().chain(more) {
+        let machine = NIC.iter().chain(self.clock.qemu_options()).copied();
+        for option in machine.chain(more) {
             // Not as a word of its own: it would be taken for an option of virtme-ng.
             cmd = cmd.arg(format!("--qemu-opt={option}"));
         }

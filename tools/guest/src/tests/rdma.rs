@@ -3,7 +3,7 @@
 //! registered. By the uverbs interface itself, on both software devices.
 
 use super::env::{
-    lease_is, must_be, op_is, Env, BEFORE, BEHIND, EXCLUSIVE, PINNED, SHARED, SIZE, UNLCK,
+    lease_is, must_be, op_is, Env, Skip, BEFORE, BEHIND, EXCLUSIVE, PINNED, SHARED, SIZE, UNLCK,
 };
 use super::Test;
 use crate::client::{Client, ON_DEMAND, READ, WRITE};
@@ -16,6 +16,7 @@ use crate::trial::Expect;
 use crate::uverbs::{Driver, Verb, REREG_ACCESS, REREG_PD, REREG_TRANS};
 use anyhow::{anyhow, ensure, Context};
 use std::path::{Path, PathBuf};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 const REFUSED: Expect = Expect::Refused(libc::ETXTBSY);
@@ -24,7 +25,7 @@ const SOON: Duration = Duration::from_secs(5);
 
 type Check = fn(&Env, &SoftDevice) -> anyhow::Result<()>;
 
-const CHECKS: [(&str, Check); 14] = [
+const CHECKS: [(&str, Check); 15] = [
     ("registers_and_deregisters", registers_and_deregisters),
     ("sent_to_another_process", sent_to_another_process),
     ("in_a_message_only", in_a_message_only),
@@ -39,6 +40,7 @@ const CHECKS: [(&str, Check); 14] = [
     ("refused_registrations", refused_registrations),
     ("changed_region", changed_region),
     ("device_deleted", device_deleted),
+    ("device_removed_by_sysfs", device_removed_by_sysfs),
 ];
 
 pub fn tests(_: Fs) -> Vec<Test> {
@@ -48,10 +50,14 @@ pub fn tests(_: Fs) -> Vec<Test> {
             tests.push(Test::new(
                 format!("{}_{name}", driver.name()),
                 move |env: &Env| {
-                    let device = if name == "device_deleted" {
-                        SoftDevice::own(driver)?
-                    } else {
-                        SoftDevice::shared(driver)?
+                    let device = match name {
+                        "device_deleted" => SoftDevice::own(driver)?,
+                        "device_removed_by_sysfs" => {
+                            SoftDevice::on_nic(driver)?.ok_or_else(|| {
+                                Skip("no network card (CONFIG_VIRTIO_NET)".to_owned())
+                            })?
+                        }
+                        _ => SoftDevice::shared(driver)?,
                     };
                     check(env, &device)?;
                     nothing_pinned()
@@ -584,17 +590,31 @@ fn changed_region(env: &Env, device: &SoftDevice) -> anyhow::Result<()> {
     trial.free("after deregistration")
 }
 
-/// rxe takes everything away from those who use the device. siw waits for them.
+/// `rdma link delete`.
 fn device_deleted(env: &Env, device: &SoftDevice) -> anyhow::Result<()> {
+    removed(env, device, SoftDevice::delete)
+}
+
+/// The network card under it is taken away, by sysfs.
+fn device_removed_by_sysfs(env: &Env, device: &SoftDevice) -> anyhow::Result<()> {
+    removed(env, device, SoftDevice::remove_nic)
+}
+
+/// rxe takes everything away from those who use the device. siw waits for them.
+fn removed(
+    env: &Env,
+    device: &SoftDevice,
+    remove: fn(&SoftDevice) -> anyhow::Result<Child>,
+) -> anyhow::Result<()> {
     let mut trial = Trial::new(env)?;
     let mut opener = Opener::new(device, 0)?;
     let mr = opener.pin(trial.path())?;
     let driver = opener.driver;
-    trial.pinned("before the device is deleted")?;
-    let mut deletion = device.delete()?;
+    trial.pinned("before the device is removed")?;
+    let mut removal = remove(device)?;
     if driver == Driver::Rxe {
-        ensure!(deletion.wait()?.success(), "rdma link delete failed");
-        ensure!(!device.exists(), "the device is still there");
+        ensure!(removal.wait()?.success(), "cannot be removed");
+        ensure!(device.is_gone(SOON), "the device is still there");
         charge_is(&opener.client, 0, "the device is gone")?;
         listed(opener.client.pid(), trial.path(), 0)?;
         trial.free("the device is gone, and the uverbs file still open")?;
@@ -604,17 +624,17 @@ fn device_deleted(env: &Env, device: &SoftDevice) -> anyhow::Result<()> {
     }
     std::thread::sleep(Duration::from_millis(500));
     ensure!(
-        deletion.try_wait()?.is_none(),
-        "deleted under a process that uses it"
+        removal.try_wait()?.is_none(),
+        "removed under a process that uses it"
     );
-    charge_is(&opener.client, PINNED.length, "the deletion waits")?;
+    charge_is(&opener.client, PINNED.length, "the removal waits")?;
     listed(opener.client.pid(), trial.path(), 1)?;
-    trial.pinned("the deletion waits")?;
+    trial.pinned("the removal waits")?;
     dereg(&mut opener.client, driver, mr)?;
     charge_is(&opener.client, 0, "after deregistration")?;
     trial.free("after deregistration")?;
     close(&mut opener.client)?;
-    ensure!(deletion.wait()?.success(), "rdma link delete failed");
-    ensure!(!device.exists(), "the device is still there");
+    ensure!(removal.wait()?.success(), "cannot be removed");
+    ensure!(device.is_gone(SOON), "the device is still there");
     Ok(())
 }
