@@ -2,13 +2,14 @@
 //! Everything about a file that a refused operation must leave as it was.
 
 use anyhow::{bail, Context};
-use rustix::fs::{statx, AtFlags, StatxFlags};
+use rustix::fs::{fgetxattr, setxattr, statx, AtFlags, StatxFlags, XattrFlags};
+use rustix::io::Errno;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
-/// Size, blocks, times, extents and contents at one moment.
+/// Size, blocks, times, capabilities, extents and contents at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     size: u64,
@@ -17,6 +18,8 @@ pub struct Snapshot {
     mtime: (i64, u32),
     ctime: (i64, u32),
     btime: (i64, u32),
+    /// As `setcap` sets them. Changes of the data take them away.
+    capabilities: Option<Vec<u8>>,
     extents: Vec<Extent>,
     digest: u64,
 }
@@ -50,6 +53,7 @@ impl Snapshot {
             mtime: (stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
             ctime: (stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec),
             btime: (stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec),
+            capabilities: capabilities(&file)?,
             extents: extents(&file)?,
             digest: digest(&mut file)?,
         })
@@ -76,6 +80,9 @@ impl Snapshot {
         if self.btime != after.btime {
             what.push("btime".to_owned());
         }
+        if self.capabilities != after.capabilities {
+            what.push("capabilities".to_owned());
+        }
         if self.extents != after.extents {
             let only = |one: &[Extent], other: &[Extent]| -> Vec<Extent> {
                 let gone = |e: &&Extent| !other.contains(e);
@@ -92,6 +99,33 @@ impl Snapshot {
             what.push("data".to_owned());
         }
         (!what.is_empty()).then(|| what.join(", "))
+    }
+}
+
+const CAPABILITIES: &str = "security.capability";
+
+/// Lets whoever runs the file bind to low ports.
+pub fn make_capable(path: &Path) -> anyhow::Result<()> {
+    // struct vfs_ns_cap_data before version 3: CAP_NET_BIND_SERVICE permitted, and effective.
+    const VERSION_2_EFFECTIVE: u32 = 0x0200_0001;
+    const NET_BIND_SERVICE: u32 = 1 << 10;
+    let words = [VERSION_2_EFFECTIVE, NET_BIND_SERVICE, 0, 0, 0];
+    let value: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    setxattr(path, CAPABILITIES, &value, XattrFlags::empty())
+        .with_context(|| format!("no capabilities for {}", path.display()))
+}
+
+/// Whether the file still has what [`make_capable`] gave it.
+pub fn is_capable(path: &Path) -> anyhow::Result<bool> {
+    Ok(capabilities(&File::open(path)?)?.is_some())
+}
+
+fn capabilities(file: &File) -> anyhow::Result<Option<Vec<u8>>> {
+    let mut value = [0u8; 64];
+    match fgetxattr(file, CAPABILITIES, &mut value) {
+        Ok(length) => Ok(Some(value[..length].to_vec())),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+        Err(error) => Err(error).context("the file's capabilities"),
     }
 }
 

@@ -3,10 +3,13 @@
 //! by others. Leases that can be broken are the subject of `breaking`, transient pins of `transient`.
 
 use super::env::{lease_is, op_is, Env, BEFORE, BEHIND, EXCLUSIVE, PINNED, SHARED, SOLE, UNLCK};
+use super::held::Held;
 use super::Test;
 use crate::ops::{subtractive, Op, Span};
 use crate::setup::Fs;
+use crate::snapshot::{is_capable, make_capable};
 use crate::trial::Expect;
+use anyhow::ensure;
 
 const REFUSED: Expect = Expect::Refused(libc::ETXTBSY);
 
@@ -91,7 +94,39 @@ pub fn tests(fs: Fs) -> Vec<Test> {
             }));
         }
     }
+    for op in LOSES_CAPABILITIES {
+        let name = format!("capabilities.{}", op.slug());
+        list.push(Test::new(name, move |env| capabilities(env, op)));
+    }
     list
+}
+
+/// Operations that take a file's capabilities away, as it is other data then.
+const LOSES_CAPABILITIES: [Op; 7] = [
+    Op::Truncate,
+    Op::Ftruncate,
+    Op::OpenTruncate,
+    Op::ZeroRange,
+    Op::Punch,
+    Op::Insert,
+    Op::Collapse,
+];
+
+/// If they are refused, they do not.
+fn capabilities(env: &Env, op: Op) -> anyhow::Result<()> {
+    for held in Held::ALL {
+        let files = env.pair()?;
+        make_capable(&files.0)?;
+        let mut holder = held.hold(env, &files.0)?;
+        let mut other = env.other(op)?;
+        let when = format!("{} and capable", held.slug());
+        op_is(&mut other, op, &files, PINNED, REFUSED, &when)?;
+        ensure!(is_capable(&files.0)?, "refused, yet without capabilities");
+        held.let_go(&mut holder)?;
+        op_is(&mut other, op, &files, PINNED, Expect::Succeeds, "let go")?;
+        ensure!(!is_capable(&files.0)?, "the file keeps its capabilities");
+    }
+    Ok(())
 }
 
 fn free(env: &Env, op: Op) -> anyhow::Result<()> {

@@ -27,6 +27,7 @@ pub fn tests(_: Fs) -> Vec<Test> {
         dma_then_fsync,
         dma_then_fsync_twice,
         read_only_pin_then_fsync,
+        clean_beside_the_pin,
         moved_data_is_flushed,
         data_survives_a_refused_change,
         on_demand_paging_then_fsync,
@@ -237,6 +238,34 @@ fn unlink_under_a_pin(env: &Env) -> anyhow::Result<()> {
         "still listed after deregistration"
     );
     Ok(())
+}
+
+/// What a device may write to stays dirty, and nothing else: the second fsync flushes the pin only.
+fn clean_beside_the_pin(env: &Env) -> anyhow::Result<()> {
+    let file = env.file()?;
+    let mut client = env.verbs()?;
+    client.pin(&file)?;
+    client.must(Request::Fill {
+        map: "map".to_owned(),
+        offset: 0,
+        length: SIZE,
+        seed: 31,
+    })?;
+    let end = PINNED.offset + PINNED.length;
+    for wanted in [SIZE, PINNED.length] {
+        let trace = Writeback::on()?;
+        client.must(Request::Fsync {
+            name: "file".to_owned(),
+        })?;
+        let (flushed, inode) = (trace.flushed()?, inode(&file)?);
+        let all = covered(&flushed, inode, 0, SIZE);
+        let pin = covered(&flushed, inode, PINNED.offset, end);
+        ensure!(
+            all == wanted && pin == PINNED.length,
+            "fsync flushed {all} bytes, {pin} of the pin's; not {wanted} and all"
+        );
+    }
+    file_holds(&file, 31)
 }
 
 /// A client with a pin on the whole file and a source full of a pattern.
