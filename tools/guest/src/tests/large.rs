@@ -30,6 +30,7 @@ pub fn tests(_: Fs) -> Vec<Test> {
         one_page_keeps_its_entry,
         entries_and_pages_in_one_region,
         truncate_stops_at_the_entry,
+        entry_mapped_by_a_page_too,
         entry_mapped_after_the_pin,
         direct_io_in_an_entry,
         dma_into_an_entry_then_fsync,
@@ -135,6 +136,45 @@ fn one_page_keeps_its_entry(env: &Env) -> anyhow::Result<()> {
         expect,
         "unpinned",
     )
+}
+
+/// An entry can be mapped by single pages as well, of a mapping too small for all of it. If a hole takes
+/// the entry away, such a page has to be mapped anew: a store to it must not get past the entry, which is
+/// what says that it is to be flushed.
+fn entry_mapped_by_a_page_too(env: &Env) -> anyhow::Result<()> {
+    let page = |offset| Span::new(offset, PAGE);
+    for (op, at, kept) in [
+        (Op::Punch, page(ENTRY + PAGE), ENTRY + 7 * PAGE),
+        (Op::Punch, page(2 * ENTRY - PAGE), ENTRY),
+        (Op::Ftruncate, page(ENTRY + 9 * PAGE), ENTRY + 7 * PAGE),
+    ] {
+        let (files, mut holder) = mapped(env)?;
+        holder.must(Request::Map {
+            map: "page".to_owned(),
+            name: Some("file".to_owned()),
+            offset: kept,
+            length: PAGE,
+            prot: RW,
+            flags: libc::MAP_SHARED,
+            inside: None,
+        })?;
+        touch(&mut holder, "page", 0)?;
+        op_is(&mut holder, op, &files, at, Expect::Succeeds, "the holder")?;
+        let fsync = Request::Fsync {
+            name: "file".to_owned(),
+        };
+        holder.must(fsync.clone())?;
+        let trace = Writeback::on()?;
+        touch(&mut holder, "page", 128)?;
+        holder.must(fsync)?;
+        let bytes = covered(&trace.flushed()?, inode(&files.0)?, kept, kept + PAGE);
+        ensure!(
+            bytes == PAGE,
+            "stored to the page at {kept}, after {op:?} at {}: {bytes} bytes flushed",
+            at.offset
+        );
+    }
+    Ok(())
 }
 
 /// A region that begins with pages, goes on with an entry and ends with a page: pages keep themselves,
