@@ -5,14 +5,17 @@ use super::env::{
     getlease_is, lease_is, must_be, nonblocking_op_is, op_is, Env, Loan, EXCLUSIVE, PINNED, SHARED,
     SIZE, SOLE, UNLCK,
 };
+use super::layout::LOSES_CAPABILITIES;
 use super::{signalled, tests, Test};
 use crate::names::errno_name;
 use crate::ops::{subtractive, Op};
 use crate::protocol::{Call, Request};
 use crate::setup::Fs;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{make_capable, Snapshot};
 use crate::trial::Expect;
 use anyhow::{bail, ensure};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,6 +23,8 @@ pub fn tests(fs: Fs) -> Vec<Test> {
     let mut list = tests![
         no_setlease_while_breaking,
         signal_of_choice,
+        signal_goes_to_the_new_holder,
+        chmod_while_waiting,
         lease_break_time,
         exclusive_holder_spares_the_others,
         own_lease_is_not_broken,
@@ -169,6 +174,9 @@ fn nonblock(env: &Env, op: Op) -> anyhow::Result<()> {
     let mut other = env.other(op)?;
     holder.open("file", &files.0)?;
     lease_is(&mut holder, "file", SHARED, 0, "a breakable lease")?;
+    if LOSES_CAPABILITIES.contains(&op) {
+        make_capable(&files.0)?;
+    }
     let expect = Expect::Refused(libc::EWOULDBLOCK);
     nonblocking_op_is(&mut other, op, &files, PINNED, expect)?;
     ensure!(
@@ -222,6 +230,60 @@ fn signal_of_choice(env: &Env) -> anyhow::Result<()> {
         "no SIGUSR1 for the holder"
     );
     Ok(())
+}
+
+/// The holder is who set the lease last, on the same description.
+fn signal_goes_to_the_new_holder(env: &Env) -> anyhow::Result<()> {
+    let files = env.pair()?;
+    let (mut first, mut second) = (env.worker()?, env.worker()?);
+    let mut other = env.worker()?;
+    let fd = first.open("file", &files.0)?;
+    lease_is(&mut first, "file", SHARED, 0, "a breakable lease")?;
+    second.must(Request::Take {
+        pid: first.pid(),
+        fd: i32::try_from(fd)?,
+        name: "file".to_owned(),
+    })?;
+    lease_is(
+        &mut second,
+        "file",
+        SHARED,
+        0,
+        "the same by another process",
+    )?;
+    let expect = Expect::Refused(libc::EWOULDBLOCK);
+    nonblocking_op_is(&mut other, Op::Ftruncate, &files, PINNED, expect)?;
+    ensure!(
+        signalled(&mut second, libc::SIGIO, 5000)?,
+        "no SIGIO for the new holder"
+    );
+    ensure!(
+        !signalled(&mut first, libc::SIGIO, 100)?,
+        "a SIGIO for the old one"
+    );
+    lease_is(&mut second, "file", UNLCK, 0, "release")
+}
+
+/// Somebody whose truncate takes the suid bits away waits. What is done to the mode meanwhile stands.
+fn chmod_while_waiting(env: &Env) -> anyhow::Result<()> {
+    let files = env.pair()?;
+    let (mut holder, mut other) = (env.worker()?, env.worker()?);
+    other.become_nobody()?;
+    holder.open("file", &files.0)?;
+    lease_is(&mut holder, "file", SHARED, 0, "a breakable lease")?;
+    let shrink = Op::Ftruncate.call(&files.0, &files.1, SIZE, PINNED);
+    other.send(&Request::Do(shrink))?;
+    ensure!(
+        signalled(&mut holder, libc::SIGIO, 10_000)?,
+        "no SIGIO for the holder"
+    );
+    std::fs::set_permissions(&files.0, Permissions::from_mode(0o4600))?;
+    lease_is(&mut holder, "file", UNLCK, 0, "release")?;
+    must_be(&other.receive()?, 0, "after the release")?;
+    let mode = std::fs::metadata(&files.0)?.permissions().mode() & 0o7777;
+    ensure!(mode == 0o600, "the mode is {mode:o}, not 600");
+    // What nobody has become stays so.
+    other.end()
 }
 
 /// A holder that does nothing is waited for only so long.

@@ -102,7 +102,7 @@ pub fn tests(fs: Fs) -> Vec<Test> {
 }
 
 /// Operations that take a file's capabilities away, as it is other data then.
-const LOSES_CAPABILITIES: [Op; 7] = [
+pub(super) const LOSES_CAPABILITIES: [Op; 7] = [
     Op::Truncate,
     Op::Ftruncate,
     Op::OpenTruncate,

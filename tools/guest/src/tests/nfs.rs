@@ -35,6 +35,7 @@ pub fn tests(fs: Fs) -> Vec<Test> {
         granted_with_a_breakable_lease,
         declined_while_pinned,
         refused_setattr,
+        setattr_comes_again,
         exclusive_in_place_recalls,
         lease_asked_for_during_layoutget,
         commit_to_a_pinned_range,
@@ -265,6 +266,30 @@ fn refused_setattr(env: &Env) -> anyhow::Result<()> {
     if let Some(what) = before.difference(&Snapshot::take(&path)?) {
         bail!("SETATTR was refused, yet changed {what}");
     }
+    lease_is(&mut holder, "file", UNLCK, 0, "release")?;
+    let status = remote.session.set_size(&remote.file, BEFORE.offset)?;
+    ensure!(status == Status::OK, "SETATTR after release says {status}");
+    Ok(())
+}
+
+/// A process that has to let go of the layout is asked to, but no thread of the server waits for it.
+fn setattr_comes_again(env: &Env) -> anyhow::Result<()> {
+    let path = env.file()?;
+    let mut remote = Remote::new(&path)?;
+    let mut holder = holder(&path, SHARED)?;
+    let begun = Instant::now();
+    let status = remote.session.set_size(&remote.file, BEFORE.offset)?;
+    let time = begun.elapsed();
+    ensure!(
+        status == Status::DELAY && time < SOON,
+        "SETATTR says {status} after {time:?}"
+    );
+    let signal = Request::WaitSignal {
+        signal: libc::SIGIO,
+        milliseconds: 10_000,
+    };
+    let got = holder.must(signal)?.value;
+    ensure!(got == i64::from(libc::SIGIO), "no SIGIO for the holder");
     lease_is(&mut holder, "file", UNLCK, 0, "release")?;
     let status = remote.session.set_size(&remote.file, BEFORE.offset)?;
     ensure!(status == Status::OK, "SETATTR after release says {status}");
