@@ -320,3 +320,9 @@ pub const READ: u32 = 4;
 pub const WINDOWS: u32 = 1 << 4;
 /// `IBV_ACCESS_ON_DEMAND`: pages are faulted in when the device needs them, and not pinned.
 pub const ON_DEMAND: u32 = 1 << 6;
+
+/// The state of a process, as `/proc/<pid>/stat` has it; `None` if it is gone.
+pub fn process_state(pid: u32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit(") ").next()?.chars().next()
+}

@@ -127,17 +127,9 @@ impl Op {
     /// Whether the filesystem has it at all.
     pub fn exists_on(self, fs: Fs) -> bool {
         match self {
-            Op::ReflinkFrom
-            | Op::ReflinkTo
-            | Op::DedupeFrom
-            | Op::DedupeTo
-            | Op::ExchangeFirst
-            | Op::ExchangeSecond
-            | Op::SwapTarget
-            | Op::SwapTemporary
-            | Op::Unshare => fs == Fs::Xfs,
+            Op::Unshare => fs == Fs::Xfs,
             Op::SwapBoot => fs == Fs::Ext4,
-            _ => true,
+            _ => fs == Fs::Xfs || !self.takes_two_files(),
         }
     }
 
@@ -167,6 +159,11 @@ impl Op {
                 | Op::SwapTarget
                 | Op::SwapTemporary
         )
+    }
+
+    /// Whether it takes the file's capabilities away, as it is other data then.
+    pub fn takes_capabilities_away(self) -> bool {
+        SUBTRACTIVE.contains(&self) && !self.takes_two_files()
     }
 
     /// Whether only root may do it, whoever owns the file.

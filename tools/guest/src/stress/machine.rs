@@ -7,7 +7,7 @@ use super::run::Kernel;
 use super::step::{Mode, OwnerKind, Slot, Step};
 use super::world::{Maybe, Role, World, ENTRY, LARGE, PAGE, SMALL};
 use crate::calls::carry_out;
-use crate::client::{Client, READ, RW, WRITE};
+use crate::client::{process_state, Client, READ, RW, WRITE};
 use crate::gup::GUP_TEST;
 use crate::ioctls;
 use crate::names::errno_name;
@@ -437,9 +437,7 @@ fn end_child(pid: u32) -> anyhow::Result<()> {
     unsafe { libc::kill(i32::try_from(pid)?, libc::SIGKILL) };
     let deadline = Instant::now() + SETTLED;
     loop {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let state = stat.rsplit(") ").next().unwrap_or_default();
-        if state.is_empty() || state.starts_with('Z') || state.starts_with('X') {
+        if matches!(process_state(pid), None | Some('Z' | 'X')) {
             return Ok(());
         }
         ensure!(Instant::now() < deadline, "process {pid} does not end");

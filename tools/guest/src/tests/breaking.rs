@@ -5,8 +5,8 @@ use super::env::{
     getlease_is, lease_is, must_be, nonblocking_op_is, op_is, Env, Loan, EXCLUSIVE, PINNED, SHARED,
     SIZE, SOLE, UNLCK,
 };
-use super::layout::LOSES_CAPABILITIES;
 use super::{signalled, tests, Test};
+use crate::client::process_state;
 use crate::names::errno_name;
 use crate::ops::{subtractive, Op};
 use crate::protocol::{Call, Request};
@@ -86,6 +86,20 @@ impl<'a> Waiting<'a> {
         let partner = self.before.1.difference(&Snapshot::take(partner)?);
         Ok(file.or(partner))
     }
+
+    /// It still waits, or else it says what it did instead; and is done when the lease is released.
+    fn goes_on_after_the_release(&mut self, or_else: &str) -> anyhow::Result<()> {
+        if let Some(early) = self.other.receive_within(Duration::from_millis(100))? {
+            bail!("{or_else}: {}", errno_name(early.errno));
+        }
+        if let Some(what) = self.changed()? {
+            bail!("changed before the lease was released: {what}");
+        }
+        lease_is(&mut self.holder, "file", UNLCK, 0, "release")?;
+        must_be(&self.other.receive()?, 0, "after the release")?;
+        ensure!(self.changed()?.is_some(), "nothing changed");
+        Ok(())
+    }
 }
 
 /// The holder is told, the change waits, and goes on when the lease is released.
@@ -97,16 +111,7 @@ fn waits(env: &Env, op: Op) -> anyhow::Result<()> {
         UNLCK,
         "while a break is pending",
     )?;
-    if let Some(early) = waiting.other.receive_within(Duration::from_millis(100))? {
-        bail!("did not wait for the holder: {}", errno_name(early.errno));
-    }
-    if let Some(what) = waiting.changed()? {
-        bail!("changed before the lease was released: {what}");
-    }
-    lease_is(&mut waiting.holder, "file", UNLCK, 0, "release")?;
-    must_be(&waiting.other.receive()?, 0, "after the release")?;
-    ensure!(waiting.changed()?.is_some(), "nothing changed");
-    Ok(())
+    waiting.goes_on_after_the_release("did not wait for the holder")
 }
 
 /// A signal ends the wait, and the change is not done, not even later.
@@ -127,12 +132,7 @@ fn interrupted(env: &Env, op: Op) -> anyhow::Result<()> {
 /// Waits until a process is in `state`, as `/proc/<pid>/stat` calls it.
 fn becomes(pid: u32, state: char) -> anyhow::Result<()> {
     for _ in 0..500 {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        if stat
-            .rsplit(") ")
-            .next()
-            .is_some_and(|rest| rest.starts_with(state))
-        {
+        if process_state(pid) == Some(state) {
             return Ok(());
         }
         std::thread::sleep(Duration::from_millis(10));
@@ -155,16 +155,7 @@ fn stopped(env: &Env, op: Op) -> anyhow::Result<()> {
         must_be(&waiting.other.receive()?, libc::EINTR, "after going on")?;
         return lease_is(&mut waiting.holder, "file", UNLCK, 0, "release");
     }
-    if let Some(early) = waiting.other.receive_within(Duration::from_millis(100))? {
-        bail!("did not wait again: {}", errno_name(early.errno));
-    }
-    if let Some(what) = waiting.changed()? {
-        bail!("changed before the lease was released: {what}");
-    }
-    lease_is(&mut waiting.holder, "file", UNLCK, 0, "release")?;
-    must_be(&waiting.other.receive()?, 0, "after the release")?;
-    ensure!(waiting.changed()?.is_some(), "nothing changed");
-    Ok(())
+    waiting.goes_on_after_the_release("did not wait again")
 }
 
 /// A nonblocking caller is told at once; the holder is signalled all the same.
@@ -174,7 +165,7 @@ fn nonblock(env: &Env, op: Op) -> anyhow::Result<()> {
     let mut other = env.other(op)?;
     holder.open("file", &files.0)?;
     lease_is(&mut holder, "file", SHARED, 0, "a breakable lease")?;
-    if LOSES_CAPABILITIES.contains(&op) {
+    if op.takes_capabilities_away() {
         make_capable(&files.0)?;
     }
     let expect = Expect::Refused(libc::EWOULDBLOCK);

@@ -94,25 +94,14 @@ pub fn tests(fs: Fs) -> Vec<Test> {
             }));
         }
     }
-    for op in LOSES_CAPABILITIES {
+    for op in subtractive(fs).filter(|op| op.takes_capabilities_away()) {
         let name = format!("capabilities.{}", op.slug());
         list.push(Test::new(name, move |env| capabilities(env, op)));
     }
     list
 }
 
-/// Operations that take a file's capabilities away, as it is other data then.
-pub(super) const LOSES_CAPABILITIES: [Op; 7] = [
-    Op::Truncate,
-    Op::Ftruncate,
-    Op::OpenTruncate,
-    Op::ZeroRange,
-    Op::Punch,
-    Op::Insert,
-    Op::Collapse,
-];
-
-/// If they are refused, they do not.
+/// What takes a file's capabilities away does not if it is refused.
 fn capabilities(env: &Env, op: Op) -> anyhow::Result<()> {
     for held in Held::ALL {
         let files = env.pair()?;

@@ -4,7 +4,7 @@
 use super::env::{
     getlease_is, lease_is, must_be, Env, Loan, BEFORE, EXCLUSIVE, PINNED, SHARED, SIZE, SOLE, UNLCK,
 };
-use super::{tests, Test};
+use super::{signalled, tests, Test};
 use crate::client::{Client, READ, WRITE};
 use crate::nfs::{Layout, Mode, OpenFile, Server, Session, Status, PORT};
 use crate::ops::{Op, SUBTRACTIVE};
@@ -210,12 +210,10 @@ fn granted_with_a_breakable_lease(env: &Env) -> anyhow::Result<()> {
     let mut other = env.worker()?;
     let punch = Op::Punch.call(&files.0, &files.1, SIZE, PINNED);
     other.send(&Request::Do(punch))?;
-    let signal = Request::WaitSignal {
-        signal: libc::SIGIO,
-        milliseconds: 10_000,
-    };
-    let got = holder.must(signal)?.value;
-    ensure!(got == i64::from(libc::SIGIO), "no SIGIO for the holder");
+    ensure!(
+        signalled(&mut holder, libc::SIGIO, 10_000)?,
+        "no SIGIO for the holder"
+    );
     lease_is(&mut holder, "file", UNLCK, 0, "release")?;
     remote.is_recalled("a hole is punched")?;
     ensure!(
@@ -284,12 +282,10 @@ fn setattr_comes_again(env: &Env) -> anyhow::Result<()> {
         status == Status::DELAY && time < SOON,
         "SETATTR says {status} after {time:?}"
     );
-    let signal = Request::WaitSignal {
-        signal: libc::SIGIO,
-        milliseconds: 10_000,
-    };
-    let got = holder.must(signal)?.value;
-    ensure!(got == i64::from(libc::SIGIO), "no SIGIO for the holder");
+    ensure!(
+        signalled(&mut holder, libc::SIGIO, 10_000)?,
+        "no SIGIO for the holder"
+    );
     lease_is(&mut holder, "file", UNLCK, 0, "release")?;
     let status = remote.session.set_size(&remote.file, BEFORE.offset)?;
     ensure!(status == Status::OK, "SETATTR after release says {status}");
