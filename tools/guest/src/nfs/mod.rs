@@ -5,6 +5,7 @@
 //! what a test is about, and returns a layout when the test says so.
 
 mod callback;
+mod change;
 mod layout;
 mod recovery;
 mod rpc;

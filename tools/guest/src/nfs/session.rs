@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! An NFSv4.1 client (RFC 8881) with one session of one slot, and its back channel.
+//! An NFSv4.2 client (RFC 7862, RFC 8881) with one session of one slot, and its back channel.
 
 use super::callback::Backchannel;
 use super::rpc::{credential, Connection};
@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 const PROGRAM: u32 = 100_003;
 const VERSION: u32 = 4;
-const MINOR_VERSION: u32 = 1;
+const MINOR_VERSION: u32 = 2;
 const COMPOUND: u32 = 1;
 /// The program the server calls; any number in the transient range.
 const CALLBACK_PROGRAM: u32 = 0x4000_0000;
@@ -29,6 +29,8 @@ pub mod op {
     pub const PUTFH: u32 = 22;
     /// PUTROOTFH
     pub const PUTROOTFH: u32 = 24;
+    /// SAVEFH
+    pub const SAVEFH: u32 = 32;
     /// SETATTR
     pub const SETATTR: u32 = 34;
     /// EXCHANGE_ID
@@ -45,6 +47,12 @@ pub mod op {
     pub const SEQUENCE: u32 = 53;
     /// RECLAIM_COMPLETE
     pub const RECLAIM_COMPLETE: u32 = 58;
+    /// COPY
+    pub const COPY: u32 = 60;
+    /// DEALLOCATE
+    pub const DEALLOCATE: u32 = 62;
+    /// CLONE
+    pub const CLONE: u32 = 71;
 }
 
 /// Open and layout state, as the server names it.
@@ -180,23 +188,28 @@ impl Session {
         Ok(OpenFile { handle, state })
     }
 
-    /// SETATTR of the size.
-    pub fn set_size(&mut self, file: &OpenFile, size: u64) -> anyhow::Result<Status> {
-        const SIZE: u32 = 1 << 4;
-        let arguments = Encoder::new()
-            .fixed(&file.state)
-            .u32(1)
-            .u32(SIZE)
-            .opaque(&Encoder::new().u64(size).bytes());
-        let mut results = self.on(&file.handle, op::SETATTR, arguments)?;
-        results.next(op::SETATTR)
-    }
-
     /// An operation on a file.
     pub fn on(&mut self, handle: &[u8], op: u32, args: Encoder) -> anyhow::Result<Results> {
         let handle = Encoder::new().opaque(handle);
         let mut results = self.compound(&[(op::PUTFH, handle), (op, args)])?;
         results.must(op::PUTFH)?;
+        Ok(results)
+    }
+
+    /// An operation on two files, from the first one to the second.
+    pub fn on_both(
+        &mut self,
+        from: &[u8],
+        to: &[u8],
+        op: u32,
+        args: Encoder,
+    ) -> anyhow::Result<Results> {
+        let handle = |handle| (op::PUTFH, Encoder::new().opaque(handle));
+        let save = (op::SAVEFH, Encoder::new());
+        let mut results = self.compound(&[handle(from), save, handle(to), (op, args)])?;
+        for op in [op::PUTFH, op::SAVEFH, op::PUTFH] {
+            results.must(op)?;
+        }
         Ok(results)
     }
 

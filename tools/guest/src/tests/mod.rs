@@ -24,6 +24,7 @@ mod mpi;
 mod names;
 mod namespaces;
 mod nfs;
+mod nfs_changes;
 mod pins;
 mod probe;
 mod rdma;
@@ -222,6 +223,7 @@ const AREAS: &[Area] = &[
     ("namespaces", namespaces::tests),
     ("launcher", launcher::tests),
     ("nfs", nfs::tests),
+    ("nfs_changes", nfs_changes::tests),
     ("ls", ls::tests),
     ("why", why::tests),
     ("probe", probe::tests),

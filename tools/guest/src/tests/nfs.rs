@@ -2,7 +2,7 @@
 //! pNFS block layouts, which the NFS server gives to its clients, beside layout leases and pins.
 
 use super::env::{
-    getlease_is, lease_is, must_be, Env, Loan, BEFORE, EXCLUSIVE, PINNED, SHARED, SIZE, SOLE, UNLCK,
+    getlease_is, lease_is, must_be, Env, Loan, EXCLUSIVE, PINNED, SHARED, SIZE, SOLE, UNLCK,
 };
 use super::{signalled, tests, Test};
 use crate::client::{Client, READ, WRITE};
@@ -34,8 +34,6 @@ pub fn tests(fs: Fs) -> Vec<Test> {
         granted_without_a_lease,
         granted_with_a_breakable_lease,
         declined_while_pinned,
-        refused_setattr,
-        setattr_comes_again,
         exclusive_in_place_recalls,
         lease_asked_for_during_layoutget,
         commit_to_a_pinned_range,
@@ -251,45 +249,6 @@ fn declined_while_pinned(env: &Env) -> anyhow::Result<()> {
 fn unpin(verbs: &mut Loan<'_>) -> anyhow::Result<()> {
     let mr = "pin".to_owned();
     verbs.must(Request::Dereg { mr }).map(drop)
-}
-
-/// What a client would do to a held layout through the server is an I/O error, and changes nothing.
-fn refused_setattr(env: &Env) -> anyhow::Result<()> {
-    let path = env.file()?;
-    let mut remote = Remote::new(&path)?;
-    let mut holder = holder(&path, SHARED | EXCLUSIVE)?;
-    let before = Snapshot::take(&path)?;
-    let status = remote.session.set_size(&remote.file, BEFORE.offset)?;
-    ensure!(status == Status::IO, "SETATTR says {status}");
-    if let Some(what) = before.difference(&Snapshot::take(&path)?) {
-        bail!("SETATTR was refused, yet changed {what}");
-    }
-    lease_is(&mut holder, "file", UNLCK, 0, "release")?;
-    let status = remote.session.set_size(&remote.file, BEFORE.offset)?;
-    ensure!(status == Status::OK, "SETATTR after release says {status}");
-    Ok(())
-}
-
-/// A process that has to let go of the layout is asked to, but no thread of the server waits for it.
-fn setattr_comes_again(env: &Env) -> anyhow::Result<()> {
-    let path = env.file()?;
-    let mut remote = Remote::new(&path)?;
-    let mut holder = holder(&path, SHARED)?;
-    let begun = Instant::now();
-    let status = remote.session.set_size(&remote.file, BEFORE.offset)?;
-    let time = begun.elapsed();
-    ensure!(
-        status == Status::DELAY && time < SOON,
-        "SETATTR says {status} after {time:?}"
-    );
-    ensure!(
-        signalled(&mut holder, libc::SIGIO, 10_000)?,
-        "no SIGIO for the holder"
-    );
-    lease_is(&mut holder, "file", UNLCK, 0, "release")?;
-    let status = remote.session.set_size(&remote.file, BEFORE.offset)?;
-    ensure!(status == Status::OK, "SETATTR after release says {status}");
-    Ok(())
 }
 
 /// A process that wants the layout for itself gets it as soon as clients have given theirs back.
