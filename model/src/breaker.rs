@@ -111,7 +111,11 @@ impl Protocol {
             }
             ChangeAt::B1Pins | ChangeAt::B1Leases | ChangeAt::B2 => self.ask(s, process, &mut call),
             ChangeAt::B3 => {
-                let wide = s.widen(call.change.ranges);
+                let wide = if self.has(Mutation::UnmapsRangeOnly) {
+                    call.change.ranges
+                } else {
+                    s.widen(call.change.ranges)
+                };
                 call.touched |= s.mapped(wide);
                 s.unmap(wide);
                 let next = if self.has(Mutation::UnmapBeforeCheck) {
@@ -463,6 +467,9 @@ fn delete(s: &mut State, change: Change) {
     let wide: Set = s.widen(change.ranges) & s.file.entries;
     if s.regs.iter().any(|r| r.refs & wide != 0) {
         s.broken(Property::EntryStays);
+    }
+    if s.mapped(wide) {
+        s.broken(Property::MappedHasEntry);
     }
     // What the change frees may be forgotten; what stays in the file may not.
     let stays = match change.kind {

@@ -63,6 +63,7 @@ mutations! {
     NoPgmapReference: "A pin takes no reference to the device mapping", MemoryStays, "unbind";
     WritebackForgetsPins: "Writeback does not ask the registry", WritesReachMedia, "writeback";
     WritebackAsksLate: "Writeback asks the registry after it has flushed", WritesReachMedia, "writeback";
+    UnmapsRangeOnly: "B3 unmaps the range of the call, but not the rest of an entry that reaches outside it", MappedHasEntry, "pmd";
     NoFlushOutside: "B5 does not flush entries that reach outside the range", WritesReachMedia, "pmd";
     InvalidationForgetsPins: "invalidate_inode_pages2() drops clean entries of busy pages", EntryStays, "invalidation";
     InvalidationLooksFirst: "invalidate_inode_pages2() looks for busy pages before they are unmapped", EntryStays, "invalidation";

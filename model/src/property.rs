@@ -44,6 +44,7 @@ properties! {
     BlocksStay: "no block is freed, moved or shared while a device can reach it or its page is referenced";
     MemoryStays: "the memory map does not go away while a device can reach the memory";
     EntryStays: "a DAX entry whose page is referenced for long is not dropped or split";
+    MappedHasEntry: "a layout change drops no DAX entry whose page a process maps";
     PinnedIsNotShared: "no block that files share is pinned for long";
     LeaseHolds: "no layout change completes while another thread group has an exclusive lease";
     RefusalHasCause: "ETXTBSY has a cause: a pin that touches the range, or an exclusive lease of another thread group";
