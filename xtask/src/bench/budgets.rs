@@ -22,6 +22,15 @@ pub struct Budget {
     /// The variants, `*` as well; all of them where there is none.
     #[serde(default)]
     pub variants: Vec<String>,
+    /// From this place of a curve on.
+    #[serde(default)]
+    pub from: Option<u64>,
+    /// Up to this place of a curve.
+    #[serde(default)]
+    pub to: Option<u64>,
+    /// Why the budget is not what it was once meant to be.
+    #[serde(default)]
+    pub why: Option<String>,
     /// The ratio, or the value, is at most that.
     #[serde(default)]
     pub at_most: Option<f64>,
@@ -153,6 +162,8 @@ fn findings(budget: &Budget, base: &Values, series: &Values) -> Vec<Finding> {
         let any = |patterns: &[String], name: &str| patterns.iter().any(|p| matches(p, name));
         any(&budget.names, &key.name)
             && (budget.variants.is_empty() || any(&budget.variants, &key.variant))
+            && budget.from.is_none_or(|from| key.x >= Some(from))
+            && budget.to.is_none_or(|to| key.x.is_some_and(|x| x <= to))
     };
     series
         .iter()
@@ -279,6 +290,18 @@ mod tests {
             values,
             [(29.0, true), (30.0, true), (60.0, false), (20.0, true)]
         );
+    }
+
+    #[test]
+    fn a_part_of_a_curve() {
+        let results = results(&[
+            ("series", "p", "v", Some(1), 10.0),
+            ("series", "p", "v", Some(2), 20.0),
+            ("series", "p", "v", Some(3), 30.0),
+        ]);
+        let part = |rest: &str| only(budget("\"value\"", rest), &results);
+        assert_eq!(part("from = 2"), [(20.0, true), (30.0, true)]);
+        assert_eq!(part("to = 1\nat_most = 5"), [(10.0, false)]);
     }
 
     #[test]

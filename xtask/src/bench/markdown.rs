@@ -138,9 +138,21 @@ pub fn document(results: &Results, outcomes: &[Outcome]) -> String {
             let _ = writeln!(out, "- {line}");
         }
     }
+    moved(&mut out, outcomes);
     details(&mut out, results, outcomes);
     setting(&mut out, results);
     out
+}
+
+/// Budgets that are not what was aimed at, and why.
+fn moved(out: &mut String, outcomes: &[Outcome]) {
+    let mut heading = Some("\n## Where a budget was moved, and why\n\n");
+    for budget in outcomes.iter().map(|outcome| &outcome.budget) {
+        let Some(why) = &budget.why else { continue };
+        out.push_str(heading.take().unwrap_or_default());
+        let (what, against) = (&budget.what, &budget.against);
+        let _ = writeln!(out, "- {what}, against {against}: {}. {why}", limit(budget));
+    }
 }
 
 fn details(out: &mut String, results: &Results, outcomes: &[Outcome]) {
@@ -204,6 +216,9 @@ mod tests {
             compare: Compare::Base,
             names: vec!["punch".into()],
             variants: vec![],
+            from: None,
+            to: None,
+            why: None,
             at_most: Some(at_most),
             at_least: None,
             within_spread: false,

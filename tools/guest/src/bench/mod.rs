@@ -20,7 +20,7 @@ mod sys;
 mod transfer;
 
 use crate::kunit::glob;
-use anyhow::Context;
+use anyhow::{ensure, Context};
 use sink::Sink;
 use std::path::PathBuf;
 
@@ -109,6 +109,14 @@ pub fn run(options: &Options) -> anyhow::Result<bool> {
     let wanted = |name: &str| {
         options.only.is_empty() || options.only.iter().any(|pattern| glob(pattern, name))
     };
+    let names = GROUPS.map(|(name, ..)| name);
+    for pattern in &options.only {
+        ensure!(
+            names.iter().any(|name| glob(pattern, name)),
+            "there is no group {pattern}: {}",
+            names.join(", ")
+        );
+    }
     let groups: Vec<&Group> = GROUPS
         .iter()
         .filter(|(name, needs, _)| possible(*needs) && wanted(name))
