@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long a recall may take to arrive, on an emulated CPU.
-const SOON: Duration = Duration::from_secs(10);
+pub(super) const SOON: Duration = Duration::from_secs(10);
 /// How long one watches a call that should be waiting.
 const A_WHILE: Duration = Duration::from_millis(300);
 /// How much of the files of `with_hole` is data.
@@ -136,7 +136,7 @@ impl Remote {
     }
 }
 
-fn name_of(path: &Path) -> anyhow::Result<&str> {
+pub(super) fn name_of(path: &Path) -> anyhow::Result<&str> {
     let name = path.file_name().context("a name")?;
     name.to_str().context("a name in UTF-8")
 }
@@ -163,7 +163,7 @@ fn with_hole(env: &Env) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-fn holder(path: &Path, lease: i32) -> anyhow::Result<Client> {
+pub(super) fn holder(path: &Path, lease: i32) -> anyhow::Result<Client> {
     let mut holder = Client::worker()?;
     holder.open("file", path)?;
     lease_is(&mut holder, "file", lease, 0, "a lease")?;
@@ -246,7 +246,7 @@ fn declined_while_pinned(env: &Env) -> anyhow::Result<()> {
     remote.layout("after the pin").map(drop)
 }
 
-fn unpin(verbs: &mut Loan<'_>) -> anyhow::Result<()> {
+pub(super) fn unpin(verbs: &mut Loan<'_>) -> anyhow::Result<()> {
     let mr = "pin".to_owned();
     verbs.must(Request::Dereg { mr }).map(drop)
 }

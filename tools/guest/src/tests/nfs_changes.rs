@@ -4,20 +4,17 @@
 use super::env::{
     getlease_is, lease_is, must_be, Env, Loan, BEFORE, EXCLUSIVE, PINNED, SHARED, UNLCK,
 };
+use super::nfs::{holder, name_of, unpin, SOON};
 use super::{signalled, tests, Test};
 use crate::client::Client;
 use crate::nfs::{OpenFile, Server, Session, Status, PORT};
 use crate::ops::Span;
-use crate::protocol::Request;
 use crate::setup::Fs;
 use crate::snapshot::Snapshot;
 use anyhow::{ensure, Context};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-
-/// How long an answer may take that waits for nobody, on an emulated CPU.
-const SOON: Duration = Duration::from_secs(10);
+use std::time::Instant;
 
 /// The filesystem does not matter, except that only XFS shares blocks.
 pub fn tests(fs: Fs) -> Vec<Test> {
@@ -81,11 +78,8 @@ impl Remote {
     fn new(files: &(PathBuf, PathBuf)) -> anyhow::Result<Remote> {
         let server = Server::start(files.0.parent().context("a parent")?)?;
         let mut session = Session::begin(PORT)?;
-        let mut open = |path: &Path| {
-            let name = path.file_name().and_then(|name| name.to_str());
-            session.open(name.context("a file name")?)
-        };
-        let (file, other) = (open(&files.0)?, open(&files.1)?);
+        let file = session.open(name_of(&files.0)?)?;
+        let other = session.open(name_of(&files.1)?)?;
         Ok(Remote {
             session,
             file,
@@ -95,7 +89,7 @@ impl Remote {
     }
 
     /// The answer, which must not take as long as a process has to give up a lease.
-    fn try_at(&mut self, change: Change, at: Span) -> anyhow::Result<Status> {
+    fn answers(&mut self, change: Change, at: Span, wanted: Status) -> anyhow::Result<()> {
         let (session, file, other) = (&mut self.session, &self.file, &self.other);
         let begun = Instant::now();
         let status = match change {
@@ -105,22 +99,12 @@ impl Remote {
             Change::CloneTo => session.clone_range(other, file, at),
         }?;
         let time = begun.elapsed();
-        ensure!(time < SOON, "{change:?}: {status} after {time:?}");
-        Ok(status)
-    }
-
-    fn answers(&mut self, change: Change, at: Span, wanted: Status) -> anyhow::Result<()> {
-        let status = self.try_at(change, at)?;
-        ensure!(status == wanted, "{change:?} says {status}, not {wanted}");
+        ensure!(
+            status == wanted && time < SOON,
+            "{change:?} says {status} after {time:?}, not {wanted}"
+        );
         Ok(())
     }
-}
-
-fn holder(path: &Path, lease: i32) -> anyhow::Result<Client> {
-    let mut holder = Client::worker()?;
-    holder.open("file", path)?;
-    lease_is(&mut holder, "file", lease, 0, "a lease")?;
-    Ok(holder)
 }
 
 /// Pins a range of the file, and holds no lease any more.
@@ -184,8 +168,7 @@ fn pinned(env: &Env, change: Change) -> anyhow::Result<()> {
         _ => BEFORE,
     };
     remote.answers(change, elsewhere, Status::DELAY)?;
-    let mr = "pin".to_owned();
-    verbs.must(Request::Dereg { mr }).map(drop)
+    unpin(&mut verbs)
 }
 
 /// If one of two files refuses, holders of leases on the other one are left alone.
@@ -251,6 +234,5 @@ fn copy_from_a_pinned_range(env: &Env) -> anyhow::Result<()> {
         copied == data,
         "the copy is not what the pinned range holds"
     );
-    let mr = "pin".to_owned();
-    verbs.must(Request::Dereg { mr }).map(drop)
+    unpin(&mut verbs)
 }
