@@ -93,6 +93,11 @@ impl Env {
         lock(&self.mounted)
     }
 
+    /// The RDMA device.
+    pub fn rdma(&self) -> &Rdma {
+        &self.rdma
+    }
+
     /// The RDMA device's address.
     pub fn address(&self) -> &'static str {
         self.rdma.address

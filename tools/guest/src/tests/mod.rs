@@ -34,6 +34,7 @@ mod ring_data;
 mod ring_life;
 mod ring_pins;
 mod sharing;
+mod stress;
 mod tool;
 mod transient;
 mod unsupported;
@@ -230,6 +231,7 @@ const AREAS: &[Area] = &[
     ("examples", examples::tests),
     ("hostile", hostile::tests),
     ("mpi", mpi::tests),
+    ("stress", stress::tests),
 ];
 
 /// What is tested instead on a kernel without the feature.
