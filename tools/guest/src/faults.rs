@@ -399,9 +399,29 @@ fn ready(bench: &mut Bench, case: &Case) -> anyhow::Result<(usize, usize)> {
     bench.listed()
 }
 
+/// Undoes what the call did: nothing is listed any more, and nothing refused.
+fn undo(bench: &mut Bench, case: &Case) -> anyhow::Result<()> {
+    let errno = (case.undo)(bench);
+    ensure!(errno == 0, "undone: {}", errno_name(errno));
+    let left = bench.listed()?;
+    ensure!(left == (0, 0), "{left:?} pins and leases are left");
+    let errno = bench.punch(0);
+    ensure!(errno == 0, "afterwards a change: {}", errno_name(errno));
+    Ok(())
+}
+
 /// Fails each allocation in turn; how many there were, and how many of the failures the call told of.
 fn every(fail: &FailNth, bench: &mut Bench, case: &Case) -> anyhow::Result<(u32, u32)> {
     let mut told = 0;
+    ready(bench, case)?;
+    let errno = (case.call)(bench);
+    ensure!(
+        errno == case.wanted,
+        "nothing failed: {}",
+        errno_name(errno)
+    );
+    let after = bench.listed()?;
+    undo(bench, case).context("nothing failed")?;
     for nth in 1..ENOUGH {
         let before = ready(bench, case)?;
         let (errno, failed) = fail.during(nth, &mut || (case.call)(bench))?;
@@ -424,10 +444,12 @@ fn every(fail: &FailNth, bench: &mut Bench, case: &Case) -> anyhow::Result<(u32,
             let again = (case.call)(bench);
             ensure!(again == case.wanted, "{what}: next, {}", errno_name(again));
         }
-        let errno = (case.undo)(bench);
-        ensure!(errno == 0, "{what}: undone: {}", errno_name(errno));
-        let left = bench.listed()?;
-        ensure!(left == (0, 0), "{what}: {left:?} pins and leases are left");
+        let listed = bench.listed()?;
+        ensure!(
+            listed == after,
+            "{what}: {listed:?} pins and leases, not {after:?}"
+        );
+        undo(bench, case).context(what)?;
         if !failed {
             return Ok((nth - 1, told));
         }
