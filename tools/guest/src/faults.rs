@@ -37,27 +37,61 @@ pub struct Options {
     fs: Vec<Fs>,
 }
 
+/// What becomes of the allocations that come after the one that fails.
+///
+/// The first alone tries almost every error path. But the XArray, and others, try again in another way: that
+/// these can fail as well shows when that fails too. It cannot be all, for XFS tries again until it succeeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    Succeed,
+    Fail,
+}
+
+impl Rest {
+    const ALL: [Rest; 2] = [Rest::Succeed, Rest::Fail];
+
+    fn name(self) -> &'static str {
+        match self {
+            Rest::Succeed => "one fails",
+            Rest::Fail => "some in a row fail",
+        }
+    }
+}
+
+/// How many slab allocations in a row.
+const IN_A_ROW: &str = "6";
+const TIMES: &str = "/sys/kernel/debug/failslab/times";
+
 /// What the thread's next failure is.
-struct FailNth(File);
+struct FailNth {
+    nth: File,
+    /// Whether slab allocations fail that are not counted.
+    others: File,
+}
 
 impl FailNth {
     fn open() -> anyhow::Result<FailNth> {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .open("/proc/thread-self/fail-nth")
-            .context("the kernel injects no faults: cargo xtask faults builds one that does")?;
-        Ok(FailNth(file))
+        let open = |name: &str| {
+            File::options()
+                .read(true)
+                .write(true)
+                .open(Path::new("/proc/thread-self").join(name))
+                .context("the kernel injects no faults: cargo xtask faults builds one that does")
+        };
+        Ok(FailNth {
+            nth: open("fail-nth")?,
+            others: open("make-it-fail")?,
+        })
     }
 
     /// Copying this number fails as well, if its turn has come: the next try does not.
     fn set(&self, nth: u32) -> anyhow::Result<()> {
-        let mut result = self.0.write_all_at(nth.to_string().as_bytes(), 0);
+        let mut result = self.nth.write_all_at(nth.to_string().as_bytes(), 0);
         if result
             .as_ref()
             .is_err_and(|e| e.raw_os_error() == Some(libc::EFAULT))
         {
-            result = self.0.write_all_at(nth.to_string().as_bytes(), 0);
+            result = self.nth.write_all_at(nth.to_string().as_bytes(), 0);
         }
         Ok(result?)
     }
@@ -65,7 +99,7 @@ impl FailNth {
     /// Whether the failure has come.
     fn has_come(&self) -> anyhow::Result<bool> {
         let mut text = [0; 16];
-        match self.0.read_at(&mut text, 0) {
+        match self.nth.read_at(&mut text, 0) {
             Ok(length) => Ok(std::str::from_utf8(&text[..length])?.trim() == "0"),
             // It has come just now, to this copy.
             Err(error) if error.raw_os_error() == Some(libc::EFAULT) => Ok(false),
@@ -74,11 +108,26 @@ impl FailNth {
     }
 
     /// Lets the nth allocation or copy of a call fail; the call's errno, and whether there was an nth.
-    fn during(&self, nth: u32, call: &mut dyn FnMut() -> i32) -> anyhow::Result<(i32, bool)> {
+    ///
+    /// Up to the nth none fails, for the kernel asks nothing else as long as it counts.
+    fn during(
+        &self,
+        nth: u32,
+        rest: Rest,
+        call: &mut dyn FnMut() -> i32,
+    ) -> anyhow::Result<(i32, bool)> {
+        // The copies of these numbers must not be counted, hence outside.
+        if rest == Rest::Fail {
+            fs::write(TIMES, IN_A_ROW)?;
+            self.others.write_all_at(b"1", 0)?;
+        }
         self.set(nth)?;
         let errno = call();
         let failed = self.has_come()?;
         self.set(0)?;
+        if rest == Rest::Fail {
+            self.others.write_all_at(b"0", 0)?;
+        }
         Ok((errno, failed))
     }
 }
@@ -89,7 +138,15 @@ fn arm() -> anyhow::Result<()> {
     for (kind, settings) in [
         (
             "failslab",
-            &["ignore-gfp-wait N", "cache-filter N", "verbose 0"][..],
+            &[
+                "ignore-gfp-wait N",
+                "cache-filter N",
+                "verbose 0",
+                // What a thread does not count fails always, if it asks for that.
+                "task-filter Y",
+                "probability 100",
+                "space 0",
+            ][..],
         ),
         (
             "fail_page_alloc",
@@ -411,7 +468,7 @@ fn undo(bench: &mut Bench, case: &Case) -> anyhow::Result<()> {
 }
 
 /// Fails each allocation in turn; how many there were, and how many of the failures the call told of.
-fn every(fail: &FailNth, bench: &mut Bench, case: &Case) -> anyhow::Result<(u32, u32)> {
+fn every(fail: &FailNth, rest: Rest, bench: &mut Bench, case: &Case) -> anyhow::Result<(u32, u32)> {
     let mut told = 0;
     ready(bench, case)?;
     let errno = (case.call)(bench);
@@ -424,7 +481,7 @@ fn every(fail: &FailNth, bench: &mut Bench, case: &Case) -> anyhow::Result<(u32,
     undo(bench, case).context("nothing failed")?;
     for nth in 1..ENOUGH {
         let before = ready(bench, case)?;
-        let (errno, failed) = fail.during(nth, &mut || (case.call)(bench))?;
+        let (errno, failed) = fail.during(nth, rest, &mut || (case.call)(bench))?;
         let what = format!("failure {nth}: {}", errno_name(errno));
         if !failed {
             ensure!(
@@ -459,13 +516,13 @@ fn every(fail: &FailNth, bench: &mut Bench, case: &Case) -> anyhow::Result<(u32,
 
 /// A change that has to break another process's lease: whatever fails, the holder's lease stays, or it is
 /// broken.
-fn breaking(fail: &FailNth, bench: &mut Bench) -> anyhow::Result<u32> {
+fn breaking(fail: &FailNth, rest: Rest, bench: &mut Bench) -> anyhow::Result<u32> {
     let mut holder = Client::worker()?;
     holder.open("file", &bench.path)?;
     for nth in 1..ENOUGH {
         let reply = holder.set_lease("file", BREAKABLE)?;
         ensure!(reply.errno == 0, "the lease: {}", errno_name(reply.errno));
-        let (errno, failed) = fail.during(nth, &mut || bench.truncate_elsewhere())?;
+        let (errno, failed) = fail.during(nth, rest, &mut || bench.truncate_elsewhere())?;
         let allowed = errno == libc::EWOULDBLOCK || (failed && errno != 0);
         ensure!(allowed, "failure {nth}: {}", errno_name(errno));
         let again = bench.truncate_elsewhere();
@@ -514,7 +571,6 @@ pub fn run(options: &Options) -> anyhow::Result<bool> {
     };
     let mut good = true;
     for &fs in chosen {
-        println!("{}", fs.name());
         let mut mounted = Mounted::roomy(fs)?;
         let mut bench = Bench::new(&mounted, &device)?;
         let mut say = |name: &str, result: anyhow::Result<String>| match result {
@@ -524,21 +580,24 @@ pub fn run(options: &Options) -> anyhow::Result<bool> {
                 good = false;
             }
         };
-        for case in &CASES {
-            let result = every(&fail, &mut bench, case);
-            let text = result.map(|(all, told)| format!("{all} failures, {told} told of"));
-            let failed = text.is_err();
-            say(case.name, text);
-            if failed {
-                // Whatever is left must not spoil the rest.
-                bench = Bench::new(&mounted, &device)?;
+        for rest in Rest::ALL {
+            println!("{}, {}", fs.name(), rest.name());
+            for case in &CASES {
+                let result = every(&fail, rest, &mut bench, case);
+                let text = result.map(|(all, told)| format!("{all} failures, {told} told of"));
+                let failed = text.is_err();
+                say(case.name, text);
+                if failed {
+                    // Whatever is left must not spoil the rest.
+                    bench = Bench::new(&mounted, &device)?;
+                }
             }
+            let broken = breaking(&fail, rest, &mut bench);
+            say(
+                "breaking a lease",
+                broken.map(|all| format!("{all} failures")),
+            );
         }
-        let broken = breaking(&fail, &mut bench);
-        say(
-            "breaking a lease",
-            broken.map(|all| format!("{all} failures")),
-        );
         let address = bench.address as *mut libc::c_void;
         // SAFETY: the mapping of the bench, to which nothing refers any more.
         unsafe { libc::munmap(address, SIZE) };
