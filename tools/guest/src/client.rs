@@ -321,6 +321,15 @@ pub const WINDOWS: u32 = 1 << 4;
 /// `IBV_ACCESS_ON_DEMAND`: pages are faulted in when the device needs them, and not pinned.
 pub const ON_DEMAND: u32 = 1 << 6;
 
+/// The page faults of a process that took no I/O, as `/proc/<pid>/stat` has them.
+pub fn minor_faults(pid: u32) -> anyhow::Result<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The state is the third of all and the first after the name; this is the tenth.
+    let field = stat.rsplit(") ").next().unwrap_or_default();
+    let field = field.split(' ').nth(7).context("no minor faults")?;
+    Ok(field.parse()?)
+}
+
 /// The state of a process, as `/proc/<pid>/stat` has it; `None` if it is gone.
 pub fn process_state(pid: u32) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

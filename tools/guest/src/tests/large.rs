@@ -4,7 +4,7 @@
 use super::env::{lease_is, must_be, op_is, Env, Loan, EXCLUSIVE, SHARED, UNLCK};
 use super::transient::Transfer;
 use super::{tests, Test};
-use crate::client::RW;
+use crate::client::{READ, RW};
 use crate::ioctls;
 use crate::ops::{Op, Span};
 use crate::pins::{count, find, Wanted};
@@ -35,11 +35,12 @@ pub fn tests(_: Fs) -> Vec<Test> {
         direct_io_in_an_entry,
         dma_into_an_entry_then_fsync,
         data_beside_a_hole_is_flushed,
+        hole_mapped_by_the_zero_folio,
     ]
 }
 
-/// A file of which each 2 MiB lie in one piece on the device, at a multiple of that.
-fn aligned(env: &Env) -> anyhow::Result<PathBuf> {
+/// An empty file whose blocks will come in pieces of 2 MiB.
+fn empty(env: &Env) -> anyhow::Result<(PathBuf, std::fs::File)> {
     let path = env.path();
     let file = std::fs::File::create(&path)?;
     if env.fs == Fs::Xfs {
@@ -47,6 +48,12 @@ fn aligned(env: &Env) -> anyhow::Result<PathBuf> {
         let reply = env.worker()?.call(&hint)?;
         must_be(&reply, 0, "the extent size hint")?;
     }
+    Ok((path, file))
+}
+
+/// A file of which each 2 MiB lie in one piece on the device, at a multiple of that.
+fn aligned(env: &Env) -> anyhow::Result<PathBuf> {
+    let (path, file) = empty(env)?;
     rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, SIZE)?;
     file.write_all_at(&pattern(0, usize::try_from(SIZE)?), 0)?;
     for at in (0..SIZE).step_by(ENTRY as usize) {
@@ -338,4 +345,55 @@ fn data_beside_a_hole_is_flushed(env: &Env) -> anyhow::Result<()> {
     let bytes = covered(&trace.flushed()?, inode(&files.0)?, PINNED.offset, page);
     ensure!(bytes == PAGE, "{bytes} bytes of a dirty page were flushed");
     Ok(())
+}
+
+/// What is read of a hole of 2 MiB maps the huge zero folio. A pin that only reads has blocks put in its
+/// place, or fails if the mapping is for reading.
+fn hole_mapped_by_the_zero_folio(env: &Env) -> anyhow::Result<()> {
+    let (path, file) = empty(env)?;
+    file.set_len(SIZE)?;
+    let files = (path, env.file_of(SIZE)?);
+    let mut holder = env.verbs()?;
+    holder.lease_and_map(&files.0, SHARED | EXCLUSIVE)?;
+    let prot = libc::PROT_READ;
+    holder.map("read only", Some("file"), 0, SIZE, prot, libc::MAP_SHARED)?;
+    for map in ["read only", "map"] {
+        let faults = PmdFaults::on()?;
+        for offset in [0, ENTRY] {
+            holder.must(Request::Compare {
+                map: map.to_owned(),
+                offset,
+                length: 64,
+                seed: 0,
+            })?;
+        }
+        let got = faults.mapped(inode(&files.0)?)?;
+        ensure!(got == [0, ENTRY], "{map}: entries of 2 MiB at {got:?}");
+    }
+    let blocks = || -> anyhow::Result<u64> {
+        use std::os::unix::fs::MetadataExt;
+        Ok(std::fs::metadata(&files.0)?.blocks() * 512)
+    };
+    let none = blocks()?;
+    ensure!(none < ENTRY, "{none} bytes of blocks in a hole");
+
+    let reply = holder.reg_for("pin", "read only", 0, 2 * ENTRY, READ)?;
+    must_be(&reply, libc::EFAULT, "a hole, for reading only")?;
+    ensure!(blocks()? == none, "blocks for a pin that has failed");
+    let reply = holder.reg_for("pin", "map", 0, 2 * ENTRY, READ)?;
+    must_be(&reply, 0, "a hole in a mapping that can be written to")?;
+    let filled = blocks()?;
+    ensure!(
+        filled >= 2 * ENTRY,
+        "{filled} bytes of blocks: the zero folio is pinned"
+    );
+    let at = Span::new(ENTRY + PAGE, PAGE);
+    op_is(
+        &mut holder,
+        Op::Punch,
+        &files,
+        at,
+        REFUSED,
+        "a hole that is pinned",
+    )
 }

@@ -5,11 +5,15 @@
 use super::env::{lease_is, op_is, Env, BEFORE, BEHIND, EXCLUSIVE, PINNED, SHARED, SOLE, UNLCK};
 use super::held::Held;
 use super::Test;
+use crate::client::{minor_faults, Client};
 use crate::ops::{subtractive, Op, Span};
+use crate::protocol::Request;
 use crate::setup::Fs;
 use crate::snapshot::{is_capable, make_capable};
 use crate::trial::Expect;
 use anyhow::ensure;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 
 const REFUSED: Expect = Expect::Refused(libc::ETXTBSY);
 
@@ -184,14 +188,31 @@ fn exclusive_of_another_and_own(env: &Env, op: Op) -> anyhow::Result<()> {
     )
 }
 
-/// The pinned range, lease kept: nobody.
+/// The pinned range, lease kept: nobody. Nor is it unmapped for that.
 fn pinned(env: &Env, op: Op) -> anyhow::Result<()> {
     let files = env.pair()?;
     let mut holder = env.verbs()?;
     let mut other = env.other(op)?;
     holder.pin(&files.0)?;
+    let data = std::fs::read(&files.0)?;
+    store(&mut holder)?;
+    let before = minor_faults(holder.pid())?;
+    store(&mut holder)?;
+    let usual = minor_faults(holder.pid())? - before;
     op_is(&mut holder, op, &files, PINNED, REFUSED, "the holder")?;
     op_is(&mut other, op, &files, PINNED, REFUSED, "another process")?;
+    let before = minor_faults(holder.pid())?;
+    store(&mut holder)?;
+    let faults = minor_faults(holder.pid())? - before;
+    ensure!(
+        faults < usual + PINNED.length / 4096 / 2,
+        "{faults} page faults after it was refused, {usual} before: it has been unmapped"
+    );
+    // Deduplication takes two files that are equal.
+    File::options()
+        .write(true)
+        .open(&files.0)?
+        .write_all_at(&data, 0)?;
     holder.dereg("pin")?;
     op_is(
         &mut holder,
@@ -201,6 +222,17 @@ fn pinned(env: &Env, op: Op) -> anyhow::Result<()> {
         Expect::Succeeds,
         "the holder, unpinned",
     )
+}
+
+/// Stores to each page that is pinned.
+fn store(holder: &mut Client) -> anyhow::Result<()> {
+    holder.must(Request::Fill {
+        map: "map".to_owned(),
+        offset: PINNED.offset,
+        length: PINNED.length,
+        seed: 6,
+    })?;
+    Ok(())
 }
 
 /// The pinned range, lease released: nobody, until it is unpinned.

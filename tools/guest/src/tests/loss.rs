@@ -41,7 +41,7 @@ const WAITS: &str = "waits until it is unpinned";
 
 /// The device while it is away from its driver, or broken. On drop it is back, with a filesystem for the
 /// tests to come. So whoever holds anything of it has to be dropped before.
-struct Away<'a> {
+pub(super) struct Away<'a> {
     env: &'a Env,
     device: Device,
     unbinding: Option<JoinHandle<anyhow::Result<()>>>,
@@ -50,7 +50,7 @@ struct Away<'a> {
 
 impl<'a> Away<'a> {
     /// Nothing has happened to it yet.
-    fn soon(env: &'a Env) -> anyhow::Result<Away<'a>> {
+    pub(super) fn soon(env: &'a Env) -> anyhow::Result<Away<'a>> {
         Ok(Away {
             env,
             device: env.mounted().device()?,
@@ -59,17 +59,17 @@ impl<'a> Away<'a> {
         })
     }
 
-    fn begin_to_unbind(&mut self) {
+    pub(super) fn begin_to_unbind(&mut self) {
         let device = self.device.clone();
         self.unbinding = Some(std::thread::spawn(move || device.unbind()));
     }
 
-    fn goes_on(&self) -> bool {
+    pub(super) fn goes_on(&self) -> bool {
         self.unbinding.as_ref().is_some_and(|it| !it.is_finished())
     }
 
     /// Waits for the end of the unbinding.
-    fn has_ended(&mut self, what: &str) -> anyhow::Result<()> {
+    pub(super) fn has_ended(&mut self, what: &str) -> anyhow::Result<()> {
         let deadline = Instant::now() + SOON;
         while self.goes_on() {
             ensure!(Instant::now() < deadline, "{what}, yet it does not end");
@@ -98,8 +98,10 @@ impl<'a> Away<'a> {
     }
 
     /// Unmounts what is left of the filesystem, and makes a new one on the device.
-    fn back(mut self) -> anyhow::Result<()> {
-        self.env.mounted().unmount()?;
+    pub(super) fn back(mut self) -> anyhow::Result<()> {
+        if self.env.mounted().is_mounted() {
+            self.env.mounted().unmount()?;
+        }
         // So that nothing is left of what was done to the pages.
         if self.device.node().exists() {
             self.device.unbind()?;

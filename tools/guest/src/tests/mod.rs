@@ -34,6 +34,7 @@ mod ring_data;
 mod ring_life;
 mod ring_pins;
 mod sharing;
+mod stacked;
 mod stress;
 mod tool;
 mod transient;
@@ -231,6 +232,7 @@ const AREAS: &[Area] = &[
     ("examples", examples::tests),
     ("hostile", hostile::tests),
     ("mpi", mpi::tests),
+    ("stacked", stacked::tests),
     ("stress", stress::tests),
 ];
 

@@ -6,6 +6,7 @@ use super::env::{
     lease_is, must_be, op_is, Env, Loan, BEFORE, BEHIND, EXCLUSIVE, PINNED, SHARED, SIZE,
 };
 use super::{tests, Test};
+use crate::client::process_state;
 use crate::names::errno_name;
 use crate::ops::{subtractive, Op, Span};
 use crate::protocol::Request;
@@ -37,7 +38,19 @@ pub fn tests(fs: Fs) -> Vec<Test> {
     }
     for op in [Op::Ftruncate, Op::Punch, Op::Insert] {
         let name = format!("interrupted.{}", op.slug());
-        list.push(Test::cell(name, "EINTR", move |env| interrupted(env, op)));
+        list.push(Test::cell(name, "EINTR", move |env| {
+            interrupted(env, op, false)
+        }));
+    }
+    for op in subtractive(fs).filter(|op| op.takes_two_files()) {
+        let name = format!("in_range_of_the_other_file.{}", op.slug());
+        list.push(Test::cell(name, "waits, success", move |env| {
+            in_range_of(env, op, true)
+        }));
+        let name = format!("interrupted_for_the_other_file.{}", op.slug());
+        list.push(Test::cell(name, "EINTR", move |env| {
+            interrupted(env, op, true)
+        }));
     }
     list.extend(tests![
         page_in_a_pipe,
@@ -78,9 +91,23 @@ impl<'a> Transfer<'a> {
     }
 }
 
-/// It waits until the I/O is over, and then succeeds.
 fn in_range(env: &Env, op: Op) -> anyhow::Result<()> {
-    let files = env.pair()?;
+    in_range_of(env, op, false)
+}
+
+/// A pair of files, the second of which was there first if `swapped`: filesystems lock in this order.
+fn pair(env: &Env, swapped: bool) -> anyhow::Result<(PathBuf, PathBuf)> {
+    let (first, second) = env.pair()?;
+    Ok(if swapped {
+        (second, first)
+    } else {
+        (first, second)
+    })
+}
+
+/// It waits until the I/O from the first file is over, without using the processor, and then succeeds.
+fn in_range_of(env: &Env, op: Op, swapped: bool) -> anyhow::Result<()> {
+    let files = pair(env, swapped)?;
     let mut other = env.other(op)?;
     let before = (Snapshot::take(&files.0)?, Snapshot::take(&files.1)?);
     let transfer = Transfer::begin(env, &files.0, PINNED)?;
@@ -89,11 +116,28 @@ fn in_range(env: &Env, op: Op) -> anyhow::Result<()> {
     if let Some(early) = other.receive_within(A_MOMENT)? {
         bail!("did not wait for the I/O: {}", errno_name(early.errno));
     }
+    sleeps(other.pid())?;
     transfer.end()?;
     must_be(&other.receive()?, 0, "after the I/O")?;
     let after = (Snapshot::take(&files.0)?, Snapshot::take(&files.1)?);
     ensure!(before != after, "nothing changed");
     Ok(())
+}
+
+/// Whoever waits sleeps, in several looks in a row.
+fn sleeps(pid: u32) -> anyhow::Result<()> {
+    let mut asleep = 0;
+    for _ in 0..250 {
+        asleep = match process_state(pid) {
+            Some('S' | 'D') => asleep + 1,
+            _ => 0,
+        };
+        if asleep == 10 {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    bail!("process {pid} does not sleep while it waits")
 }
 
 fn behind(env: &Env, op: Op) -> anyhow::Result<()> {
@@ -115,9 +159,9 @@ fn elsewhere(env: &Env, op: Op, at: Span) -> anyhow::Result<()> {
 }
 
 /// A signal ends the wait, and nothing is changed.
-fn interrupted(env: &Env, op: Op) -> anyhow::Result<()> {
-    let files = env.pair()?;
-    let mut other = env.stranger()?;
+fn interrupted(env: &Env, op: Op, swapped: bool) -> anyhow::Result<()> {
+    let files = pair(env, swapped)?;
+    let mut other = env.other(op)?;
     let before = Snapshot::take(&files.0)?;
     let transfer = Transfer::begin(env, &files.0, PINNED)?;
     other.send(&Request::Do(op.call(&files.0, &files.1, SIZE, PINNED)))?;
