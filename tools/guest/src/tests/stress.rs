@@ -14,7 +14,7 @@ pub fn tests(_: Fs) -> Vec<Test> {
 }
 
 /// Bytes for canaries.
-const ROOM: u64 = 4 << 20;
+const ROOM: u64 = 32 << 20;
 
 const PLAN: Plan = Plan {
     seed: 1,
