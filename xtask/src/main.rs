@@ -24,6 +24,8 @@ mod fstests;
 mod guest;
 mod kernel;
 mod mutants;
+#[cfg(test)]
+mod properties;
 mod report;
 mod submit;
 mod ui;

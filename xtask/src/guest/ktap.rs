@@ -2,10 +2,12 @@
 //! A reader of KTAP version 1 as kernels, kselftests and our own guest program write it.
 //!
 //! Nested subtests are two (or four) columns further in. A plan that promises more than there is
-//! means the writer died: the missing results count as failures. What is known to fail (`TODO`,
-//! kselftest's `XFAIL`) is a skip. A plan of no tests says why there are none: a skip, too.
+//! means the writer died: the missing results count as failures. So do a report without a plan and
+//! one that ends in the middle of a line. What is known to fail (`TODO`, kselftest's `XFAIL`) is a
+//! skip. A plan of no tests says why there are none: a skip, too.
 
 use crate::report::{Case, Verdict};
+use std::cmp::Ordering;
 
 /// A level of nesting: a test and its subtests so far.
 #[derive(Default)]
@@ -18,16 +20,26 @@ struct Level {
 }
 
 impl Level {
-    /// What the plan promised and did not come is a failure.
+    /// What the plan promised and did not come is a failure; so is what it did not promise.
+    fn settle(&mut self) {
+        let Some(plan) = self.plan.take() else { return };
+        let (name, why) = match plan.cmp(&self.seen) {
+            Ordering::Equal => return,
+            Ordering::Greater => {
+                let missing = plan - self.seen;
+                let why = format!("{missing} of {plan} results are missing: the test died");
+                ("missing results", why)
+            }
+            Ordering::Less => {
+                let why = format!("{} results, the plan has {plan}", self.seen);
+                ("too many results", why)
+            }
+        };
+        self.cases.push(Case::new(name, Verdict::Fail, vec![why]));
+    }
+
     fn finish(mut self) -> Vec<Case> {
-        if let Some(plan) = self.plan.filter(|&p| p > self.seen) {
-            let why = format!(
-                "{} of {plan} results are missing: the test died",
-                plan - self.seen
-            );
-            self.cases
-                .push(Case::new("missing results", Verdict::Fail, vec![why]));
-        }
+        self.settle();
         self.cases
     }
 }
@@ -48,6 +60,16 @@ fn leave(levels: &mut Vec<Level>, indent: usize) -> Option<(Option<String>, Vec<
     inner
 }
 
+/// The same where no line tells of the test as a whole: its cases go to the level around it.
+fn abandon(levels: &mut Vec<Level>, indent: usize) {
+    let inner = leave(levels, indent);
+    if let (Some((name, cases)), Some(level)) = (inner, levels.last_mut()) {
+        level
+            .cases
+            .extend(grouped(name.as_deref().unwrap_or_default(), cases));
+    }
+}
+
 fn grouped(group: &str, cases: Vec<Case>) -> impl Iterator<Item = Case> + '_ {
     cases.into_iter().map(move |mut c| {
         if !group.is_empty() {
@@ -60,14 +82,14 @@ fn grouped(group: &str, cases: Vec<Case>) -> impl Iterator<Item = Case> + '_ {
 /// Reads what `run_kselftest.sh` writes: the reports of its programs, with `# ` in front of each
 /// line, are one level further in than its own results.
 pub fn parse_kselftest(text: &str, origin: &str) -> Vec<Case> {
-    let nested: Vec<String> = text
-        .lines()
+    let nested: String = text
+        .split_inclusive('\n')
         .map(|line| match line.strip_prefix('#') {
             Some(rest) => format!("  {}", rest.strip_prefix(' ').unwrap_or(rest)),
             None => line.to_string(),
         })
         .collect();
-    let mut cases = parse(&nested.join("\n"), "");
+    let mut cases = parse(&nested, "");
     for case in &mut cases {
         if let Some(name) = case.name.strip_prefix("selftests: ") {
             case.name = name.to_string();
@@ -80,7 +102,7 @@ pub fn parse_kselftest(text: &str, origin: &str) -> Vec<Case> {
 pub fn parse(text: &str, origin: &str) -> Vec<Case> {
     let mut levels = vec![Level::default()];
     let mut diagnostics: Vec<String> = vec![];
-    let mut is_ktap = false;
+    let (mut is_ktap, mut planned) = (false, false);
     for raw in text.lines() {
         let line = without_timestamp(raw);
         let body = line.trim_start();
@@ -89,6 +111,9 @@ pub fn parse(text: &str, origin: &str) -> Vec<Case> {
         let (plan, result) = (plan(body), result(body));
         let structural = version || plan.is_some() || result.is_some();
         is_ktap |= structural;
+        if version || plan.is_some() {
+            abandon(&mut levels, indent);
+        }
         if structural && levels.last().is_some_and(|l| l.indent < indent) {
             levels.push(Level {
                 indent,
@@ -100,7 +125,13 @@ pub fn parse(text: &str, origin: &str) -> Vec<Case> {
         };
         if version {
             diagnostics.clear();
+            if indent == 0 {
+                // Another report in the same file does not make up for what the one before lacks.
+                level.settle();
+                level.seen = 0;
+            }
         } else if plan.is_some() {
+            planned |= indent == 0;
             level.plan = plan;
             if let Some(why) = skipped_plan(body) {
                 let why = vec![why.to_string()];
@@ -140,14 +171,19 @@ pub fn parse(text: &str, origin: &str) -> Vec<Case> {
             diagnostics.push(body.strip_prefix("# ").unwrap_or(body).to_string());
         }
     }
-    let inner = leave(&mut levels, 0);
+    abandon(&mut levels, 0);
     let mut root = levels.pop().unwrap_or_default();
-    if let Some((name, cases)) = inner {
-        root.cases
-            .extend(grouped(name.as_deref().unwrap_or_default(), cases));
-    }
-    if !is_ktap {
-        let why = vec!["no KTAP at all: the test program did not start".to_string()];
+    let broken = if !is_ktap {
+        Some("no KTAP at all: the test program did not start")
+    } else if !planned {
+        Some("no plan: the test program died before it said how many results there are")
+    } else if !text.ends_with('\n') {
+        Some("it ends in the middle of a line: the test program died")
+    } else {
+        None
+    };
+    if let Some(why) = broken {
+        let why = vec![why.to_string()];
         root.cases.push(Case::new("report", Verdict::Fail, why));
     }
     grouped(origin, root.finish()).collect()
@@ -415,6 +451,36 @@ not ok 2 selftests: fs/a: b # TIMEOUT 45 seconds
     }
 
     #[test]
+    fn what_was_cut_off_has_not_passed() {
+        assert_eq!(
+            brief("KTAP version 1\n1..2\nok 1 a\nok 2 b"),
+            [case("a", Pass), case("b", Pass), case("report", Fail)]
+        );
+        assert_eq!(brief("KTAP version 1\n"), [case("report", Fail)]);
+        assert_eq!(
+            brief("KTAP version 1\nok 1 a\n"),
+            [case("a", Pass), case("report", Fail)]
+        );
+        let first = "KTAP version 1\n1..2\nok 1 a\n";
+        assert_eq!(
+            brief(&format!("{first}KTAP version 1\n1..1\nok 1 b\n")),
+            [
+                case("a", Pass),
+                case("missing results", Fail),
+                case("b", Pass)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_result_that_was_not_planned_is_a_failure() {
+        assert_eq!(
+            brief("KTAP version 1\n1..1\nok 1 a\nok 2 b\n")[2],
+            case("too many results", Fail)
+        );
+    }
+
+    #[test]
     fn a_kselftest_runner_that_died_is_a_failure() {
         let cut = &KSELFTEST[..KSELFTEST.find("not ok 1 selftests").unwrap()];
         let cases = parse_kselftest(cut, "k");
@@ -422,5 +488,137 @@ not ok 2 selftests: fs/a: b # TIMEOUT 45 seconds
             .iter()
             .any(|c| c.verdict == Fail && c.name.contains("missing")));
         assert_eq!(parse_kselftest("sh: not found\n", "k")[0].verdict, Fail);
+    }
+}
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use crate::properties::{config, cut, noise};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::{select, Index};
+
+    /// A test, or a group of them.
+    #[derive(Clone, Debug)]
+    enum Node {
+        Test(Verdict, String),
+        Group(Vec<Node>),
+    }
+
+    fn node() -> impl Strategy<Value = Node> {
+        let verdict = select(&[Verdict::Pass, Verdict::Fail, Verdict::Skip][..]);
+        let test = (verdict, "[a-z ]{0,6}").prop_map(|(v, why)| Node::Test(v, why));
+        test.prop_recursive(3, 12, 4, |inner| vec(inner, 1..4).prop_map(Node::Group))
+    }
+
+    fn report() -> impl Strategy<Value = Vec<Node>> {
+        vec(node(), 1..5)
+    }
+
+    /// Writes the tests as the kernel does; gives the results that a reader has to find.
+    fn write(
+        nodes: &[Node],
+        columns: usize,
+        depth: usize,
+        out: &mut String,
+    ) -> Vec<(String, Verdict)> {
+        let margin = " ".repeat(columns * depth);
+        out.push_str(&format!(
+            "{margin}KTAP version 1\n{margin}1..{}\n",
+            nodes.len()
+        ));
+        let mut found = vec![];
+        for (n, node) in nodes.iter().enumerate() {
+            let name = format!("t{n}");
+            let line = |ok: &str, rest: &str| format!("{margin}{ok} {} {name}{rest}\n", n + 1);
+            match node {
+                Node::Test(verdict, why) => {
+                    out.push_str(&match verdict {
+                        Verdict::Pass => line("ok", ""),
+                        Verdict::Fail => format!("{margin}# {why}\n{}", line("not ok", "")),
+                        Verdict::Skip => line("ok", &format!(" # SKIP {why}")),
+                    });
+                    found.push((name, *verdict));
+                }
+                Node::Group(inner) => {
+                    let inner = write(inner, columns, depth + 1, out);
+                    let failed = inner.iter().any(|(_, v)| *v == Verdict::Fail);
+                    out.push_str(&line(if failed { "not ok" } else { "ok" }, ""));
+                    found.extend(inner.into_iter().map(|(n, v)| (format!("{name}: {n}"), v)));
+                }
+            }
+        }
+        found
+    }
+
+    fn brief(cases: Vec<Case>) -> Vec<(String, Verdict)> {
+        cases.into_iter().map(|c| (c.name, c.verdict)).collect()
+    }
+
+    fn fails(cases: &[Case]) -> bool {
+        cases.iter().any(|c| c.verdict == Verdict::Fail)
+    }
+
+    /// As the kernel's runner prints a program's report.
+    fn kselftest(report: &str, failed: bool) -> String {
+        let inner: String = report.lines().map(|l| format!("# {l}\n")).collect();
+        let verdict = if failed { "not ok" } else { "ok" };
+        format!("TAP version 13\n1..1\n# selftests: d: p\n{inner}{verdict} 1 selftests: d: p\n")
+    }
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn every_result_is_read_back(nodes in report(), columns in select(&[2usize, 4][..])) {
+            let mut text = String::new();
+            let found = write(&nodes, columns, 0, &mut text);
+            prop_assert_eq!(brief(parse(&text, "")), found.clone());
+            let failed = found.iter().any(|(_, v)| *v == Verdict::Fail);
+            let wrapped = brief(parse_kselftest(&kselftest(&text, failed), ""));
+            let named = found.into_iter().map(|(n, v)| (format!("d: p: {n}"), v));
+            prop_assert_eq!(wrapped, named.collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn a_report_that_was_cut_off_has_not_passed(nodes in report(), at in any::<Index>()) {
+            let mut text = String::new();
+            let found = write(&nodes, 4, 0, &mut text);
+            let failed = found.iter().any(|(_, v)| *v == Verdict::Fail);
+            let wrapped = kselftest(&text, failed);
+            prop_assert!(fails(&parse(cut(&text, at), "")));
+            prop_assert!(fails(&parse_kselftest(cut(&wrapped, at), "")));
+            // Nor does a whole report after it make it good.
+            let lines = cut(&text, at).lines().count().saturating_sub(1);
+            let whole_lines: String = text.split_inclusive('\n').take(lines).collect();
+            let again = format!("{whole_lines}KTAP version 1\n1..1\nok 1 x\n");
+            prop_assert!(whole_lines.lines().count() < 2 || fails(&parse(&again, "")));
+        }
+
+        #[test]
+        fn what_comes_in_between_does_not_matter(
+            nodes in report(),
+            lines in vec(("[A-Z][a-z:.=]{0,12}", any::<Index>()), 0..6),
+        ) {
+            let mut text = String::new();
+            let found = write(&nodes, 4, 0, &mut text);
+            let mut all: Vec<String> = text.lines().map(str::to_string).collect();
+            for (line, at) in lines {
+                let at = at.index(all.len() + 1);
+                all.insert(at, format!("# {line}"));
+            }
+            prop_assert_eq!(brief(parse(&(all.join("\n") + "\n"), "")), found);
+        }
+
+        #[test]
+        fn noise_never_panics(text in noise(&[
+            "ok", "not ok", "ok 1 a", "1..3", "1..0", "KTAP version 1\n", "TAP version 13\n",
+            "# SKIP", "# Subtest: ", "Bail out!", "[ 1.0] ", "# TODO", "XFAIL", "\nnot ok 2 - b #",
+        ])) {
+            let cases = parse(&text, "x");
+            prop_assert!(cases.iter().all(|c| c.name.starts_with("x: ")));
+            parse_kselftest(&text, "");
+        }
     }
 }
