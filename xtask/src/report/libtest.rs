@@ -50,9 +50,11 @@ pub fn parse(output: &str) -> Vec<Case> {
             collecting = None;
             announced = None;
             let counted = count(totals);
-            let named = cases.len() - first;
+            let of = |v: Verdict| cases[first..].iter().filter(|c| c.verdict == v).count();
+            let named = [Verdict::Pass, Verdict::Fail, Verdict::Skip].map(of);
             if counted != named {
-                let why = format!("{counted} tests ran, {named} were named: {totals}");
+                let [ran, named] = [counted, named].map(|n| n.iter().sum::<usize>());
+                let why = format!("{ran} tests ran, {named} were named: {totals}");
                 cases.push(Case::new(
                     &format!("{binary}: results"),
                     Verdict::Fail,
@@ -111,14 +113,14 @@ fn test_line(text: &str) -> Option<(&str, Verdict)> {
     }
 }
 
-/// Tests counted in `ok. 5 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; ...`.
-fn count(totals: &str) -> usize {
+/// Tests counted in `ok. 5 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; ...`: those three.
+fn count(totals: &str) -> [usize; 3] {
     let number = |what: &str| -> usize {
         let part = totals.split(['.', ';']).find(|p| p.trim().ends_with(what));
         part.and_then(|p| p.split_whitespace().next()?.parse().ok())
             .unwrap_or(0)
     };
-    number("passed") + number("failed") + number("ignored")
+    ["passed", "failed", "ignored"].map(number)
 }
 
 #[cfg(test)]
@@ -181,10 +183,101 @@ test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
     }
 
     #[test]
+    fn a_failure_that_is_counted_and_not_named_is_one() {
+        let c = parse(&OUTPUT.replace("b::fails ... FAILED", "b::fails ... ok"));
+        assert!(c.iter().any(|c| c.verdict == Verdict::Fail));
+    }
+
+    #[test]
     fn lines_lost_in_other_output_show_in_the_count() {
         let c = parse(&OUTPUT.replace("test a::works ... ok\n", "noise"));
         assert!(c
             .iter()
             .any(|c| c.name == "xtask: results" && c.verdict == Verdict::Fail));
+    }
+}
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use crate::properties::{config, noise};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::{select, Index};
+
+    type Binary = Vec<Verdict>;
+
+    fn binaries() -> impl Strategy<Value = Vec<Binary>> {
+        let verdict = select(&[Verdict::Pass, Verdict::Pass, Verdict::Fail, Verdict::Skip][..]);
+        vec(vec(verdict, 1..6), 1..4)
+    }
+
+    /// What cargo prints; and the results in it.
+    fn write(binaries: &[Binary]) -> (String, Vec<(String, Verdict)>) {
+        let (mut out, mut found) = (String::new(), vec![]);
+        for (b, tests) in binaries.iter().enumerate() {
+            out.push_str(&format!(
+                "     Running unittests src/lib.rs (target/debug/deps/b{b}-0a1b)\n\nrunning {} tests\n",
+                tests.len()
+            ));
+            for (t, verdict) in tests.iter().enumerate() {
+                let word = match verdict {
+                    Verdict::Pass => "ok",
+                    Verdict::Fail => "FAILED",
+                    Verdict::Skip => "ignored, why",
+                };
+                out.push_str(&format!("test m::t{t} ... {word}\n"));
+                found.push((format!("b{b}: m::t{t}"), *verdict));
+            }
+            let count = |v| tests.iter().filter(|t| **t == v).count();
+            let failed = count(Verdict::Fail);
+            let word = if failed == 0 { "ok" } else { "FAILED" };
+            out.push_str(&format!(
+                "\ntest result: {word}. {} passed; {failed} failed; {} ignored; 0 measured; \
+                 0 filtered out; finished in 0.00s\n\n",
+                count(Verdict::Pass),
+                count(Verdict::Skip)
+            ));
+        }
+        (out, found)
+    }
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn every_result_is_read_back(binaries in binaries()) {
+            let (text, found) = write(&binaries);
+            let read: Vec<_> = parse(&text).into_iter().map(|c| (c.name, c.verdict)).collect();
+            prop_assert_eq!(read, found);
+        }
+
+        #[test]
+        fn a_binary_that_was_cut_off_has_not_passed(binary in vec(Just(Verdict::Pass), 1..6), at in any::<Index>()) {
+            let (text, _) = write(&[binary]);
+            let begin = text.find("running").unwrap() + "running 1 tests\n".len();
+            let end = text.find("; 0 failed").unwrap();
+            let at = begin + at.index(end - begin);
+            prop_assert!(parse(&text[..at]).iter().any(|c| c.verdict == Verdict::Fail));
+        }
+
+        #[test]
+        fn a_line_that_was_lost_is_missed(binaries in binaries(), at in any::<Index>()) {
+            let (text, found) = write(&binaries);
+            let at = at.index(found.len());
+            let lost = text.lines().filter(|l| l.starts_with("test m")).nth(at).unwrap();
+            let first = text.match_indices(lost).next().unwrap().0;
+            let text = format!("{}{}", &text[..first], &text[first + lost.len()..]);
+            prop_assert!(parse(&text).iter().any(|c| c.verdict == Verdict::Fail));
+        }
+
+        #[test]
+        fn noise_never_panics(text in noise(&[
+            "running 3 tests\n", "test a ... ok\n", "test b ... FAILED\n", "test result: ok. ",
+            "1 passed", "; 0 failed", "---- a stdout ----\n", "failures:\n", "Running x (",
+            "Doc-tests y", "test ", " ... ", "ignored,", " - should panic",
+        ])) {
+            parse(&text);
+        }
     }
 }
