@@ -18,6 +18,11 @@ pub fn escape(text: &str) -> String {
     out
 }
 
+/// The same for the value of an attribute: readers make spaces of the ends of lines there.
+pub fn attribute(text: &str) -> String {
+    escape(text).replace('\n', "&#10;").replace('\t', "&#9;")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -25,6 +30,7 @@ mod tests {
     #[test]
     fn markup_is_text_and_what_xml_lacks_is_replaced() {
         assert_eq!(escape("a<b> & \"c\"\n"), "a&lt;b&gt; &amp; &quot;c&quot;\n");
+        assert_eq!(attribute("a\n\"b\"\t"), "a&#10;&quot;b&quot;&#9;");
         assert_eq!(escape("\u{1b}\u{ffff}ä"), "\u{fffd}\u{fffd}ä");
     }
 }
