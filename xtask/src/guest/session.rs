@@ -267,6 +267,7 @@ impl Session<'_> {
         if trouble.is_none() {
             console.poll();
         }
+        console.end();
         let status = fs::read_to_string(shared.join("status")).ok();
         let status = status.and_then(|s| s.trim().parse().ok());
         if status.is_none() && trouble.is_none() && !shared.join("booted").exists() {

@@ -131,6 +131,13 @@ impl Console {
         lines
     }
 
+    /// Nothing more will come: a line that was not finished counts as well.
+    pub fn end(&mut self) {
+        if !self.partial.is_empty() {
+            self.feed(b"\n");
+        }
+    }
+
     /// Bytes seen, for telling progress from silence.
     pub fn size(&self) -> u64 {
         self.offset
@@ -201,10 +208,87 @@ mod tests {
     }
 
     #[test]
+    fn the_last_words_count_without_the_end_of_their_line() {
+        let mut c = Console::new(Path::new("/nonexistent"));
+        c.feed(b"[1] x\n[2] Kernel panic - not syncing: cut o");
+        assert_eq!(c.verdict(), None);
+        c.end();
+        assert_eq!(c.verdict(), Some("[2] Kernel panic - not syncing: cut o"));
+    }
+
+    #[test]
     fn the_first_complaint_is_the_one_told() {
         let mut c = Console::new(Path::new("/nonexistent"));
         c.feed(b"[1] WARNING: first\n[2] WARNING: second\n[3] Kernel panic - not syncing: x\n");
         assert_eq!(c.verdict(), Some("[1] WARNING: first"));
         assert!(c.dead.is_some());
+    }
+}
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use crate::properties::{config, noise};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
+    const WORDS: &[&str] = &[
+        "[    1.0] ",
+        "Kernel panic - not syncing",
+        "WARNING: CPU: 0",
+        "Linux version 7",
+        "BUG:",
+        "ok 1 ",
+        "not ok 2",
+        "# ",
+        "] ",
+        "Oops: ",
+        "\r\n",
+        "\n",
+    ];
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn pieces_make_no_difference(
+            text in noise(WORDS),
+            bytes in vec(any::<u8>(), 0..40),
+            cuts in vec(any::<Index>(), 0..8),
+        ) {
+            let all = [text.as_bytes(), &bytes, b"\nend\n"].concat();
+            let mut whole = Console::new(Path::new("/nonexistent"));
+            let lines = whole.feed(&all);
+            let mut cuts: Vec<usize> = cuts.iter().map(|c| c.index(all.len())).collect();
+            cuts.push(all.len());
+            cuts.sort_unstable();
+            let (mut pieces, mut heard, mut from) = (Console::new(Path::new("/nonexistent")), vec![], 0);
+            for to in cuts {
+                heard.extend(pieces.feed(&all[from..to]));
+                from = to;
+            }
+            prop_assert_eq!(heard, lines);
+            prop_assert_eq!(pieces.verdict(), whole.verdict());
+            prop_assert_eq!(pieces.dead, whole.dead);
+            prop_assert_eq!(pieces.started, whole.started);
+        }
+
+        #[test]
+        fn trouble_is_heard_among_whatever_else(
+            before in noise(WORDS),
+            after in noise(WORDS),
+            sign in prop::sample::select(DEAD),
+            ended in any::<bool>(),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("serial.log");
+            let end = if ended { format!("\n{after}") } else { String::new() };
+            std::fs::write(&path, format!("{before}\n[    5.0] {sign} x{end}")).unwrap();
+            let mut console = Console::new(&path);
+            console.poll();
+            console.end();
+            prop_assert!(console.dead.is_some() && console.verdict().is_some());
+        }
     }
 }
