@@ -18,11 +18,12 @@ pub fn dir(ctx: &Ctx) -> PathBuf {
 pub fn list(ctx: &Ctx) -> Result<Vec<PathBuf>> {
     let dir = dir(ctx);
     let file = dir.join("series");
-    if !file.exists() {
-        return Ok(vec![]);
-    }
-    let text =
-        fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    // Without patches there need be no list; with patches and no list they are not listed.
+    let text = if file.exists() {
+        fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?
+    } else {
+        String::new()
+    };
     let listed = parse_list(&text);
     let mut wrong: Vec<String> = vec![];
     for name in &listed {
@@ -65,16 +66,42 @@ fn patch_files(dir: &Path) -> BTreeSet<String> {
         .collect()
 }
 
-/// The files a patch touches.
+/// The files a patch touches. What a hunk removes or adds may look like the head of another file.
 pub fn touched(patch: &str) -> BTreeSet<String> {
-    patch
-        .lines()
-        .filter_map(|l| {
-            l.strip_prefix("+++ b/")
-                .or_else(|| l.strip_prefix("--- a/"))
-        })
-        .map(|p| p.split('\t').next().unwrap_or_default().to_string())
-        .collect()
+    let mut files = BTreeSet::new();
+    // Lines of the hunk that are still to come, of the old file and of the new one.
+    let (mut old, mut new) = (0usize, 0usize);
+    for line in patch.lines() {
+        if old > 0 || new > 0 {
+            match line.as_bytes().first() {
+                Some(b'-') => old = old.saturating_sub(1),
+                Some(b'+') => new = new.saturating_sub(1),
+                Some(b'\\') => {}
+                _ => (old, new) = (old.saturating_sub(1), new.saturating_sub(1)),
+            }
+        } else if let Some(lengths) = line.strip_prefix("@@ -").and_then(hunk) {
+            (old, new) = lengths;
+        } else if let Some(file) = line
+            .strip_prefix("+++ b/")
+            .or_else(|| line.strip_prefix("--- a/"))
+        {
+            files.insert(file.split('\t').next().unwrap_or_default().to_string());
+        }
+    }
+    files
+}
+
+/// How many lines of both files `1,2 +3,4 @@` speaks of.
+fn hunk(ranges: &str) -> Option<(usize, usize)> {
+    let mut ranges = ranges.split(' ');
+    let length = |range: &str| match range.split_once(',') {
+        Some((_, n)) => n.parse().ok(),
+        None => Some(1),
+    };
+    Some((
+        length(ranges.next()?)?,
+        length(ranges.next()?.strip_prefix('+')?)?,
+    ))
 }
 
 /// The files that any of the patches touches.
@@ -278,6 +305,14 @@ mod tests {
     }
 
     #[test]
+    fn what_a_patch_quotes_is_not_touched() {
+        let p =
+            "--- a/a.c\n+++ b/a.c\n@@ -1,2 +1 @@\n--- a/b.c\n-x\n+++ b/c.c\n--- a/d.c\n+++ b/d.c\n";
+        let t: Vec<_> = touched(p).into_iter().collect();
+        assert_eq!(t, ["a.c", "d.c"]);
+    }
+
+    #[test]
     fn a_patch_to_a_file_debian_changed_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let p = dir.path().join("0001-x.patch");
@@ -315,5 +350,88 @@ mod tests {
             "{e}"
         );
         assert!(e.contains("mm/gup.c:1"), "{e}");
+    }
+}
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use crate::properties::{config, cut, noise};
+    use proptest::collection::{btree_set, vec};
+    use proptest::prelude::*;
+    use proptest::sample::{select, Index};
+
+    fn names() -> impl Strategy<Value = BTreeSet<String>> {
+        btree_set("[0-9]{4}-[a-z-]{1,9}\\.patch", 1..6)
+    }
+
+    /// A patch to these files, with contents that look like the head of another.
+    fn patch(files: &BTreeSet<String>, lines: &[String]) -> String {
+        let mut out = String::from("From 0\nSubject: [PATCH] x\n\nWhy.\n---\n a | 2 +-\n\n");
+        for file in files {
+            out.push_str(&format!(
+                "diff --git a/{file} b/{file}\nindex 1..2 100644\n--- a/{file}\n+++ b/{file}\n\
+                 @@ -1,{n} +1,{n} @@ f()\n",
+                n = lines.len()
+            ));
+            lines
+                .iter()
+                .for_each(|l| out.push_str(&format!("-{l}\n+{l}\n")));
+        }
+        out.push_str("-- \n2.47\n\n");
+        out
+    }
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn a_list_is_read_back(
+            names in names(),
+            between in vec(select(&["\n", "# why\n", "   \n", ""][..]), 6),
+            remark in select(&["", " # why", "  "][..]),
+        ) {
+            let lines = names.iter().zip(&between);
+            let text: String = lines.map(|(n, b)| format!("{b}{n}{remark}\n")).collect();
+            prop_assert_eq!(parse_list(&text), names.into_iter().collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn a_list_that_was_cut_off_is_refused(names in names(), at in any::<Index>()) {
+            let tmp = tempfile::tempdir().unwrap();
+            let mut ctx = Ctx::new(crate::cli::Global::default()).unwrap();
+            ctx.root = tmp.path().into();
+            fs::create_dir(dir(&ctx)).unwrap();
+            for name in &names {
+                fs::write(dir(&ctx).join(name), "x").unwrap();
+            }
+            prop_assert!(list(&ctx).is_err());
+            let text: Vec<&str> = names.iter().map(String::as_str).collect();
+            let text = text.join("\n");
+            fs::write(dir(&ctx).join("series"), cut(&text, at)).unwrap();
+            prop_assert!(list(&ctx).is_err());
+            fs::write(dir(&ctx).join("series"), &text).unwrap();
+            prop_assert_eq!(list(&ctx).unwrap().len(), names.len());
+        }
+
+        #[test]
+        fn exactly_the_files_of_a_patch_are_touched(
+            files in btree_set("[a-z]{1,5}/[a-z]{1,5}\\.[ch]", 1..4),
+            lines in vec(prop_oneof![
+                Just("- a/other.c".to_string()),
+                Just("++ b/other.c".to_string()),
+                "[ -~]{0,12}",
+            ], 1..5),
+        ) {
+            prop_assert_eq!(touched(&patch(&files, &lines)), files);
+        }
+
+        #[test]
+        fn noise_never_panics(text in noise(&[
+            "--- a/", "+++ b/", "@@ -1,2 +3 @@", "diff --git ", "\n", "-x\n", "+x\n", "rename to ",
+        ])) {
+            touched(&text);
+            parse_list(&text);
+        }
     }
 }
