@@ -195,7 +195,8 @@ fn convert(
         message.len()
     )?;
     let mut times = BTreeMap::new();
-    let mut archive = tar::Archive::new(tar);
+    let mut blocks = LastBlock::new(tar);
+    let mut archive = tar::Archive::new(&mut blocks);
     for entry in archive.entries().context("reading the tarball")? {
         let mut entry = entry.context("reading the tarball")?;
         let path = String::from_utf8(entry.path_bytes().into_owned())
@@ -249,8 +250,42 @@ fn convert(
             progress(times.len());
         }
     }
+    ensure!(blocks.is_empty(), "the tarball ends before its end");
     writeln!(out, "done")?;
     Ok(times)
+}
+
+/// Passes a tarball on and remembers its last block: an archive that is whole ends with empty ones.
+struct LastBlock<R> {
+    tar: R,
+    block: Vec<u8>,
+}
+
+/// The size of a tarball's blocks.
+const BLOCK: usize = 512;
+
+impl<R: Read> LastBlock<R> {
+    fn new(tar: R) -> Self {
+        LastBlock {
+            tar,
+            block: Vec::with_capacity(BLOCK),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.block.len() == BLOCK && self.block.iter().all(|&byte| byte == 0)
+    }
+}
+
+impl<R: Read> Read for LastBlock<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.tar.read(buffer)?;
+        let new = &buffer[count.saturating_sub(BLOCK)..count];
+        let surplus = (self.block.len() + new.len()).saturating_sub(BLOCK);
+        self.block.drain(..surplus);
+        self.block.extend_from_slice(new);
+        Ok(count)
+    }
 }
 
 /// The files with another time than `COPYING`, the time of upstream's release.
@@ -344,5 +379,80 @@ mod tests {
             .output()
             .unwrap();
         assert_eq!(hash, "45e32d140f27692b3bd3ae0d3e849388c55034c4");
+    }
+}
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use crate::properties::config;
+    use proptest::collection::{btree_map, vec};
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
+    type Files = BTreeMap<String, (Vec<u8>, bool)>;
+
+    fn files() -> impl Strategy<Value = Files> {
+        btree_map(
+            "[a-z]{1,8}(/[a-z .]{0,8}[a-z])?",
+            (vec(any::<u8>(), 0..1500), any::<bool>()),
+            1..5,
+        )
+    }
+
+    fn tarball(files: &Files) -> Vec<u8> {
+        let mut tar = tar::Builder::new(vec![]);
+        for (path, (data, executable)) in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_mode(if *executable { 0o755 } else { 0o644 });
+            header.set_mtime(7);
+            header.set_size(data.len() as u64);
+            tar.append_data(&mut header, format!("linux-7/{path}"), &data[..])
+                .unwrap();
+        }
+        tar.into_inner().unwrap()
+    }
+
+    fn converted(tar: &[u8]) -> Result<(BTreeMap<String, u64>, Vec<u8>)> {
+        let mut out = vec![];
+        convert(tar, &mut out, "Linux 7\n", &mut |_| {}).map(|times| (times, out))
+    }
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn every_file_is_in_the_commit(files in files()) {
+            let (times, out) = converted(&tarball(&files)).unwrap();
+            prop_assert!(times.keys().eq(files.keys()));
+            let mut want = format!(
+                "commit refs/heads/base\nauthor {IDENTITY}\ncommitter {IDENTITY}\ndata 8\nLinux 7\n"
+            )
+            .into_bytes();
+            for (path, (data, executable)) in &files {
+                let mode = if *executable { "100755" } else { "100644" };
+                want.extend(format!("M {mode} inline {path}\ndata {}\n", data.len()).bytes());
+                want.extend(data);
+                want.push(b'\n');
+            }
+            want.extend(b"done\n");
+            prop_assert_eq!(out, want);
+        }
+
+        #[test]
+        fn a_tarball_that_was_cut_off_is_refused(files in files(), at in any::<Index>()) {
+            let tar = tarball(&files);
+            // Whatever is left out of the two empty blocks at its end.
+            let end = tar.len() - 1024;
+            prop_assert!(converted(&tar[..at.index(end + 1)]).is_err());
+        }
+
+        #[test]
+        fn damage_never_panics(files in files(), at in any::<Index>(), byte in any::<u8>()) {
+            let mut tar = tarball(&files);
+            let at = at.index(tar.len());
+            tar[at] = byte;
+            let _ = converted(&tar);
+        }
     }
 }
