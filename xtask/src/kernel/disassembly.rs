@@ -70,12 +70,13 @@ pub fn functions(object: &Path) -> Result<BTreeMap<String, String>> {
 }
 
 fn parse(text: &str) -> BTreeMap<String, String> {
-    let mut out = BTreeMap::new();
+    let mut out: BTreeMap<String, String> = BTreeMap::new();
     let mut name = None;
     for line in text.lines() {
         if let Some(n) = line.strip_prefix('<').and_then(|l| l.strip_suffix(">:")) {
             name = Some(n.to_string());
-            out.insert(n.to_string(), String::new());
+            // Of several functions of one name, all count.
+            out.entry(n.to_string()).or_default();
         } else if let Some(body) = name.as_ref().and_then(|n| out.get_mut(n)) {
             let insn = line.trim();
             // Padding between functions belongs to neither.
@@ -216,6 +217,13 @@ mod tests {
     }
 
     #[test]
+    fn every_function_of_a_name_counts() {
+        let two = |first: &str| parse(&format!("<f>:\n\t{first}\n\n<f>:\n\tret\n"));
+        let differ = different(&["f"], &two("push"), &two("pop"), &Sources::default());
+        assert_eq!(differ.len(), 1);
+    }
+
+    #[test]
     fn a_line_that_moved_is_the_same_line() {
         let sources = Sources::new("a\nb\n\n", "new\na\nb\n");
         let function = |n: &str, to: &str| parse(&format!("<f>:\n\tmov    $0x{n},%{to}\n"));
@@ -225,5 +233,73 @@ mod tests {
         assert_eq!(differ(function("2", "esi"), function("3", "edx")), 1);
         assert_eq!(differ(function("1", "esi"), function("3", "esi")), 1);
         assert_eq!(differ(function("3", "esi"), function("4", "esi")), 1);
+    }
+}
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use crate::properties::{config, noise};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::{select, Index};
+
+    fn object() -> impl Strategy<Value = Vec<Vec<String>>> {
+        let insn = prop_oneof![
+            select(&["ret", "push   %rbx", "call   <f+0x5>", "nopw   0x0(%rax)"][..])
+                .prop_map(str::to_string),
+            "mov    \\$0x[1-9],%e(si|dx)",
+            "\tR_X86_64_PLT32\t[a-c]-0x4",
+            "\tR_X86_64_PC32\t\\.rodata\\+0x[0-9]{2}",
+        ];
+        vec(vec(insn, 1..8), 1..5)
+    }
+
+    fn write(functions: &[Vec<String>]) -> String {
+        let mut out = String::from(
+            "\nx.o:     file format elf64-x86-64\n\n\nDisassembly of section .text:\n",
+        );
+        for (n, insns) in functions.iter().enumerate() {
+            out.push_str(&format!("\n<f{n}>:\n"));
+            insns.iter().for_each(|i| out.push_str(&format!("\t{i}\n")));
+        }
+        out
+    }
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn an_object_is_like_itself_in_any_order(mut functions in object()) {
+            let one = parse(&write(&functions));
+            prop_assert_eq!(one.len(), functions.len());
+            let names: Vec<String> = one.keys().cloned().collect();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            prop_assert!(different(&names, &one, &one, &Sources::default()).is_empty());
+            functions.iter_mut().for_each(|f| f.push("nop".into()));
+            let padded = parse(&write(&functions));
+            prop_assert!(different(&names, &one, &padded, &Sources::default()).is_empty());
+        }
+
+        #[test]
+        fn an_instruction_more_is_told(mut functions in object(), f in any::<Index>(), at in any::<Index>()) {
+            let old = parse(&write(&functions));
+            let f = f.index(functions.len());
+            let at = at.index(functions[f].len() + 1);
+            functions[f].insert(at, "lock incl (%rdi)".into());
+            let new = parse(&write(&functions));
+            let names: Vec<&str> = old.keys().map(String::as_str).collect();
+            let told = different(&names, &old, &new, &Sources::default());
+            prop_assert_eq!(told.len(), 1);
+            let name = format!("f{f}:");
+            prop_assert!(told[0].starts_with(&name));
+        }
+
+        #[test]
+        fn noise_never_panics(a in noise(&["<f>:\n", "\tret\n", "R_", "mov $0x", ",%esi", " #", "nop"]), b in noise(&["a\n", "\n"])) {
+            let parsed = parse(&a);
+            let names: Vec<&str> = parsed.keys().map(String::as_str).collect();
+            prop_assert!(different(&names, &parsed, &parsed, &Sources::new(&b, &a)).is_empty());
+        }
     }
 }
