@@ -168,3 +168,49 @@ mod tests {
         assert_eq!(makefile_version("all:\n"), None);
     }
 }
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use crate::properties::{config, cut, noise};
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
+    const GOOD: &str = include_str!("../../../base.toml");
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn a_file_that_was_cut_off_is_refused(at in any::<Index>()) {
+            // What comes after the last value may be missing.
+            let whole = GOOD.trim_end();
+            prop_assert!(Base::parse(cut(whole, at)).is_err());
+        }
+
+        #[test]
+        fn a_checksum_is_refused_unless_it_is_one(at in 0usize..64, byte in "[^\\\\\"\n\r\t]") {
+            let sum = Base::parse(GOOD).unwrap().base.sha256;
+            let other = format!("{}{byte}{}", &sum[..at], &sum[at + 1..]);
+            let digit = matches!(byte.as_bytes(), [b'0'..=b'9' | b'a'..=b'f']);
+            prop_assert_eq!(Base::parse(&GOOD.replace(&sum, &other)).is_ok(), digit);
+        }
+
+        #[test]
+        fn versions_are_read_back(v in 1u8.., p in any::<u8>(), s in any::<u8>(), extra in "(-rc[1-9])?") {
+            let text = format!(
+                "# SPDX\nVERSION = {v}\nPATCHLEVEL = {p}\nSUBLEVEL = {s}\nEXTRAVERSION = {extra}\n"
+            );
+            let sublevel = if s == 0 { String::new() } else { format!(".{s}") };
+            prop_assert_eq!(makefile_version(&text), Some(format!("{v}.{p}{sublevel}{extra}")));
+        }
+
+        #[test]
+        fn noise_never_panics(text in noise(&[
+            "VERSION", "PATCHLEVEL = 3\n", "SUBLEVEL", "EXTRAVERSION", "[base]\n", "sha256 = \"", "\"\n",
+        ])) {
+            makefile_version(&text);
+            prop_assert!(Base::parse(&text).is_err());
+        }
+    }
+}

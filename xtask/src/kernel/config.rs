@@ -173,3 +173,68 @@ mod tests {
         assert_eq!(seen["CONFIG_RUST"].0, "y");
     }
 }
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use crate::properties::{config, noise};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    fn fragment() -> impl Strategy<Value = String> {
+        let value = prop_oneof![
+            Just("y".to_string()),
+            Just("n".to_string()),
+            "[0-9]{1,4}",
+            "\"[ -~]{0,8}\""
+        ];
+        let line =
+            ("CONFIG_[A-D]", value, any::<bool>()).prop_map(|(name, value, said)| {
+                match value.as_str() {
+                    "n" if said => format!("# {name} is not set\n"),
+                    _ => format!("{name}={value}\n"),
+                }
+            });
+        vec(prop_oneof![4 => line, 1 => "# [a-z ]{0,9}\n"], 0..8).prop_map(|l| l.concat())
+    }
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn later_fragments_count_and_order_is_all(a in fragment(), b in fragment(), c in fragment()) {
+            let all = merge([a.as_str(), &b, &c]);
+            for (name, value) in &all {
+                let last = [&c, &b, &a].into_iter().find_map(|f| parse(f).get(name).cloned());
+                prop_assert_eq!(last.as_ref(), Some(value));
+            }
+            // In one piece, in two, twice.
+            prop_assert_eq!(&parse(&format!("{a}{b}{c}")), &all);
+            prop_assert_eq!(&merge([format!("{a}{b}").as_str(), &c]), &all);
+            prop_assert_eq!(&merge([a.as_str(), &b, &c, &a, &b, &c]), &all);
+        }
+
+        #[test]
+        fn what_is_put_over_a_configuration_is_in_it(
+            have in prop_oneof![fragment(), noise(&["CONFIG_A", "=y", " is not set", "# ", "\n# CONFIG_B is not set\n"])],
+            want in prop_oneof![fragment(), noise(&["CONFIG_A", "=n", " is not set", "# ", "\nCONFIG_C=\"a b\"\n"])],
+        ) {
+            let requested = merge([want.as_str()]);
+            let text = overlay(&have, &requested);
+            prop_assert_eq!(verify(&requested, &text), vec![]);
+            prop_assert_eq!(parse(&text), merge([have.as_str(), &want]));
+            prop_assert_eq!(overlay(&text, &requested), text);
+        }
+
+        #[test]
+        fn whatever_is_not_as_requested_is_told(have in fragment(), want in fragment()) {
+            let (have_symbols, requested) = (parse(&have), parse(&want));
+            let wrong = verify(&requested, &have);
+            for (name, value) in &requested {
+                let got = have_symbols.get(name).map_or("n", String::as_str);
+                prop_assert_eq!(got != value, wrong.iter().any(|m| m.name == *name));
+            }
+            prop_assert_eq!(refuse(&wrong, |_| false).is_err(), !wrong.is_empty());
+        }
+    }
+}

@@ -215,3 +215,83 @@ mod tests {
         assert!(matches("*", "") && matches("a*a", "aa") && !matches("a*a", "a"));
     }
 }
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use crate::properties::{config, cut, glob, noise};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::{subsequence, Index};
+
+    fn mutants() -> impl Strategy<Value = Vec<Mutant>> {
+        let globs = || vec("[a-c.*]{1,4}", 0..3);
+        let mutant = (subsequence(both(), 1..=2), globs(), globs());
+        vec(mutant, 1..5).prop_map(|all| {
+            let named = all.into_iter().enumerate();
+            named
+                .map(|(n, (fs, contract, kselftest))| Mutant {
+                    name: format!("m{n}"),
+                    breaks: "It breaks.".into(),
+                    fs,
+                    contract,
+                    kselftest,
+                })
+                .collect()
+        })
+    }
+
+    fn write(mutants: &[Mutant]) -> String {
+        let mut out = String::new();
+        for m in mutants {
+            let fs: Vec<&str> = m.fs.iter().map(|f| f.name()).collect();
+            out.push_str(&format!(
+                "[[mutant]]\nname = {:?}\nbreaks = {:?}\nfs = {fs:?}\ncontract = {:?}\nkselftest = {:?}\n",
+                m.name, m.breaks, m.contract, m.kselftest
+            ));
+        }
+        out
+    }
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn a_list_is_read_back(mutants in mutants()) {
+            let list: List = toml::from_str(&write(&mutants)).unwrap();
+            prop_assert_eq!(&list.mutants, &mutants);
+            prop_assert_eq!(&list.choose(&[], None).unwrap(), &mutants);
+            for fs in both() {
+                let chosen = list.choose(&[], Some(fs)).unwrap();
+                prop_assert_eq!(chosen.len(), mutants.iter().filter(|m| m.fs.contains(&fs)).count());
+            }
+        }
+
+        #[test]
+        fn a_mutant_more_changes_nothing_that_is_there(mutants in mutants()) {
+            let all = control(&mutants);
+            for m in &mutants {
+                prop_assert_eq!(&union(&all, m), &all);
+                prop_assert!(m.contract.iter().all(|g| all.contract.contains(g)));
+                prop_assert!(m.kselftest.iter().all(|p| all.kselftest.contains(p)));
+                prop_assert!(m.fs.iter().all(|f| all.fs.contains(f)));
+            }
+        }
+
+        #[test]
+        fn globs_mean_what_they_mean_elsewhere(pattern in "[ab*]{0,6}", name in "[abä]{0,7}") {
+            prop_assert_eq!(matches(&pattern, &name), glob(&pattern, &name));
+        }
+
+        #[test]
+        fn noise_never_panics(
+            mutants in mutants(),
+            at in any::<Index>(),
+            text in noise(&["[[mutant]]\n", "name = ", "\"", "fs = [\"xfs\"]\n", "contract"]),
+        ) {
+            let _ = toml::from_str::<List>(&text);
+            let _ = toml::from_str::<List>(cut(&write(&mutants), at));
+            matches(&text, &text);
+        }
+    }
+}

@@ -264,3 +264,77 @@ mod tests {
         assert_eq!(r.mutant.contract, ["a.*", "b.*", "c.*"]);
     }
 }
+
+#[cfg(test)]
+mod properties {
+    use super::super::list::Fs;
+    use super::*;
+    use crate::properties::{config, cut, noise};
+    use proptest::collection::{btree_map, vec};
+    use proptest::prelude::*;
+    use proptest::sample::{select, Index};
+
+    fn record() -> impl Strategy<Value = Record> {
+        let verdict = select(&[Verdict::Pass, Verdict::Fail, Verdict::Skip][..]);
+        let results = btree_map("[ab]\\.xfs\\.[a-d]", verdict, 0..6);
+        let globs = vec("[ab]\\.\\*", 0..3);
+        (results, globs, proptest::option::of("[ -~]{1,9}")).prop_map(
+            |(results, contract, trouble)| {
+                let mutant = Mutant {
+                    name: "m".into(),
+                    breaks: "It breaks.".into(),
+                    fs: vec![Fs::Xfs],
+                    contract,
+                    kselftest: vec![],
+                };
+                let mut record = Record {
+                    trouble,
+                    ..Record::new(&mutant, "image")
+                };
+                let cases = results.into_iter().map(|(n, v)| Case::new(&n, v, vec![]));
+                record.add(cases.collect(), |name| Some(name.to_string()));
+                record
+            },
+        )
+    }
+
+    fn all(record: &Record) -> BTreeSet<&String> {
+        let sets = [&record.passed, &record.failed, &record.skipped];
+        sets.into_iter().flatten().collect()
+    }
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn a_record_is_read_back_and_a_part_of_it_is_refused(record in record(), at in any::<Index>()) {
+            let dir = tempfile::tempdir().unwrap();
+            record.write(dir.path()).unwrap();
+            prop_assert_eq!(Record::read(dir.path(), "m").unwrap(), Some(record));
+            let path = file(dir.path(), "m");
+            let text = std::fs::read_to_string(&path).unwrap();
+            std::fs::write(&path, cut(text.trim_end(), at)).unwrap();
+            prop_assert!(Record::read(dir.path(), "m").is_err());
+        }
+
+        #[test]
+        fn later_results_count_and_each_test_is_there_once(one in record(), later in record()) {
+            let mut both = one.clone();
+            both.join(later.clone());
+            prop_assert_eq!(all(&both), all(&one).union(&all(&later)).copied().collect::<BTreeSet<_>>());
+            let count = both.passed.len() + both.failed.len() + both.skipped.len();
+            prop_assert_eq!(count, all(&both).len());
+            prop_assert!(later.failed.is_subset(&both.failed) && later.passed.is_subset(&both.passed));
+            let mut again = both.clone();
+            again.join(later);
+            prop_assert_eq!((&again.passed, &again.failed), (&both.passed, &both.failed));
+            prop_assert_eq!(both.missing(&both.mutant, "image"), None);
+        }
+
+        #[test]
+        fn names_never_panic(text in noise(&["layout_lease.sh: ", ": ", ".", "xfs", " "])) {
+            contract_name(&text);
+            selftest_name(&text);
+        }
+    }
+}
