@@ -112,7 +112,7 @@ pub fn parse_exclude(text: &str) -> Result<BTreeMap<String, String>, String> {
         if !super::result::is_test(name) {
             return Err(format!("line {}: {name:?} is no test", n + 1));
         }
-        if why.is_empty() {
+        if !why.contains(char::is_alphanumeric) {
             return Err(format!(
                 "line {}: {name} is left out without a reason",
                 n + 1
@@ -131,9 +131,9 @@ mod tests {
     fn every_line_has_a_reason() {
         let ok = parse_exclude("# SPDX\n\ngeneric/001  # too slow\n").unwrap();
         assert_eq!(ok["generic/001"], "too slow");
-        assert!(parse_exclude("generic/001\n")
-            .unwrap_err()
-            .contains("reason"));
+        for without in ["generic/001\n", "generic/001  ##\n"] {
+            assert!(parse_exclude(without).unwrap_err().contains("reason"));
+        }
         assert!(parse_exclude("generic # x\n")
             .unwrap_err()
             .contains("no test"));
@@ -143,5 +143,35 @@ mod tests {
     fn names_are_those_of_the_list() {
         assert_eq!("ext4/dax".parse::<Config>().unwrap().fs, "ext4");
         assert!("btrfs".parse::<Config>().unwrap_err().contains("xfs/nodax"));
+    }
+}
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use crate::properties::{config, noise};
+    use proptest::collection::btree_map;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn a_list_is_read_back_and_no_reason_may_be_missing(
+            list in btree_map("(generic|xfs|ext4)/[0-9]{3,4}", "[a-z][a-z #]{0,9}[a-z]", 0..6),
+            without in "generic/[0-9]{3}[ #]{0,3}",
+        ) {
+            let text: String = list.iter().map(|(n, why)| format!("{n}  # {why}\n\n# x\n")).collect();
+            prop_assert_eq!(parse_exclude(&text), Ok(list));
+            let wrong = format!("{text}{without}\n");
+            prop_assert!(parse_exclude(&wrong).is_err());
+        }
+
+        #[test]
+        fn what_is_taken_has_a_name_and_a_reason(text in noise(&["generic/001", " # ", "why", "\n#"])) {
+            if let Ok(list) = parse_exclude(&text) {
+                prop_assert!(list.iter().all(|(n, why)| super::super::result::is_test(n) && why.contains(char::is_alphanumeric)));
+            }
+        }
     }
 }

@@ -256,3 +256,32 @@ mod tests_of_it {
         }
     }
 }
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use crate::properties::{config, noise};
+    use proptest::collection::btree_set;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn a_sorted_list_stays_one(list in btree_set("/src/[a-z]{1,4}/[a-z]{1,4}", 1..8), new in "/src/[a-z]{1,4}/[a-z]{1,4}") {
+            let lines: Vec<&str> = list.iter().map(String::as_str).collect();
+            let text = format!("# x\n{}\n\ntail\n", lines.join("\n"));
+            let out = insert_sorted(&text, &new, |l| l.starts_with("/src/")).unwrap();
+            let ours: Vec<&str> = out.lines().filter(|l| l.starts_with("/src/")).collect();
+            prop_assert!(ours.is_sorted() && ours.len() == list.len() + 1 && ours.contains(&&*new));
+            prop_assert_eq!(out.replacen(&format!("{new}\n"), "", 1), text);
+        }
+
+        #[test]
+        fn noise_never_panics(text in noise(&["/src/a/b\n", "SUBDIRS = ", "lock\t\tx\n", "\n"])) {
+            add_group(&text);
+            add_ignored(&text);
+            add_directory(&text);
+        }
+    }
+}

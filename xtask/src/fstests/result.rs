@@ -210,7 +210,8 @@ pub fn parse_console(text: &str) -> Vec<(String, Heard)> {
 /// The time that printk puts in front of a line.
 fn timestamp(line: &str) -> Option<f64> {
     let (time, _) = line.strip_prefix('[')?.split_once(']')?;
-    time.trim().parse().ok()
+    let time: f64 = time.trim().parse().ok()?;
+    time.is_finite().then_some(time)
 }
 
 /// Puts together what `check` and the console say of one session. With `trouble`, the session ended
@@ -349,5 +350,104 @@ generic/007       [expunged]
     fn an_interrupted_run_blames_nobody() {
         let all = outcomes("generic/001        4s\ngeneric/008       ", CONSOLE, None);
         assert_eq!(all.keys().collect::<Vec<_>>(), ["generic/001"]);
+    }
+}
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use crate::properties::{config, noise};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::{select, Index};
+
+    const KINDS: [Verdict; 4] = [
+        Verdict::Pass,
+        Verdict::Fail,
+        Verdict::NotRun,
+        Verdict::Excluded,
+    ];
+
+    /// Tests in order, how they ended, and whether they had been run before.
+    fn run() -> impl Strategy<Value = Vec<(Verdict, bool, u32)>> {
+        vec((select(&KINDS[..]), any::<bool>(), 0u32..2000), 1..8)
+    }
+
+    fn name(n: usize) -> String {
+        format!("generic/{:03}", n * 7 + 1)
+    }
+
+    /// What `check` prints up to its closing lines.
+    fn write(run: &[(Verdict, bool, u32)]) -> String {
+        let mut out = String::from("FSTYP         -- xfs (debug)\nMOUNT_OPTIONS -- -o dax\n\n");
+        for (n, (verdict, before, seconds)) in run.iter().enumerate() {
+            out.push_str(&match before {
+                true => format!("{} {seconds}s ... ", name(n)),
+                false => format!("{}       ", name(n)),
+            });
+            out.push_str(&match verdict {
+                Verdict::Pass => format!(" {seconds}s\n"),
+                Verdict::NotRun => "[not run] no such thing\n".to_string(),
+                Verdict::Excluded => "[expunged]\n".to_string(),
+                _ => format!(
+                    "- output mismatch (see /r/{n}.out.bad)\n    --- a\n    +{} {seconds}s\n    ...\n",
+                    name(n + 1)
+                ),
+            });
+        }
+        out
+    }
+
+    fn console(run: &[(Verdict, bool, u32)]) -> String {
+        let line = |n: usize| {
+            format!(
+                "[{:5}.5] run fstests {} at x\n[{0:5}.7] XFS (pmem0): x\n",
+                n * 10,
+                name(n)
+            )
+        };
+        (0..run.len()).map(line).collect()
+    }
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn every_result_is_read_back(run in run()) {
+            let text = format!("{}Ran: generic/001\nPassed all\n", write(&run));
+            let all = outcomes(&text, &console(&run), None);
+            let read: Vec<Verdict> = all.values().map(|o| o.verdict).collect();
+            prop_assert_eq!(read, run.iter().map(|r| r.0).collect::<Vec<_>>());
+            prop_assert!(all.values().all(|o| o.seconds.is_some_and(|s| (0.0..11.0).contains(&s))));
+        }
+
+        #[test]
+        fn nothing_is_made_up_about_what_was_cut_off(run in run(), at in any::<Index>()) {
+            let text = write(&run);
+            let at = at.index(text.len());
+            let printed = parse_check(&text[..at]);
+            for (n, (test, verdict, _)) in printed.ended.iter().enumerate() {
+                prop_assert_eq!(test, &name(n));
+                prop_assert_eq!(*verdict, run[n].0);
+            }
+            let begun = (0..run.len()).filter(|n| {
+                text.find(&format!("\n{} ", name(*n))).is_some_and(|begin| begin + name(*n).len() + 1 < at)
+            });
+            let known = printed.ended.len() + usize::from(printed.begun.is_some());
+            prop_assert!(known >= begun.count());
+            // The one that was running is to blame, and none that had ended.
+            let all = outcomes(&text[..at], "", Some("it died"));
+            let crashed: Vec<&String> = all.iter().filter(|(_, o)| o.verdict == Verdict::Crash).map(|(n, _)| n).collect();
+            prop_assert_eq!(crashed, printed.begun.iter().collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn noise_never_panics(text in noise(&[
+            "generic/001", "xfs/1234 ", " 4s ... ", " 5s\n", "[not run] ", "[expunged]", "Ran: ",
+            "Interrupted!", "run fstests ", "[  1.5] ", "[nan] ", "BUG:", "- output mismatch",
+        ])) {
+            let all = outcomes(&text, &text, Some("x"));
+            prop_assert!(all.values().all(|o| o.seconds.is_none_or(f64::is_finite)));
+        }
     }
 }

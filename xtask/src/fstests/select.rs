@@ -208,3 +208,56 @@ mod tests {
         assert!("4/3".parse::<Shard>().is_err());
     }
 }
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use crate::properties::{config, glob, noise};
+    use proptest::collection::{btree_map, btree_set};
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn groups_are_read_back(
+            groups in btree_map("x/[0-9]{3,4}", btree_set("[a-z]{1,5}", 0..4), 0..6),
+            remark in "(# [a-z]{0,5})?",
+        ) {
+            let mut text = String::from("# QA groups\n\n");
+            for (name, of) in &groups {
+                let of: Vec<&str> = of.iter().map(String::as_str).collect();
+                text.push_str(&format!("{} {} {remark}\n", name.trim_start_matches("x/"), of.join(" ")));
+            }
+            prop_assert_eq!(parse_group_list("x", &text), groups);
+        }
+
+        #[test]
+        fn shards_make_up_the_whole(all in 0usize..40, count in 1usize..9) {
+            let mut seen = vec![];
+            for index in 1..=count {
+                let shard: Shard = format!("{index}/{count}").parse().unwrap();
+                let part = shard.of((0..all).collect::<Vec<_>>());
+                prop_assert!(part.len().abs_diff(all / count) <= 1);
+                seen.extend(part);
+            }
+            seen.sort_unstable();
+            prop_assert_eq!(seen, (0..all).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn patterns_mean_what_they_mean_elsewhere(pattern in "[ab*]{0,5}", name in "[ab]{0,6}") {
+            prop_assert_eq!(matches(pattern.as_bytes(), name.as_bytes()), glob(&pattern, &name));
+            let any_one = pattern.replace('a', "?");
+            prop_assert!(!glob(&pattern, &name) || matches(any_one.as_bytes(), name.as_bytes()));
+        }
+
+        #[test]
+        fn noise_never_panics(text in noise(&["001 ", "auto quick\n", "1/3", "/", "generic"])) {
+            parse_group_list("generic", &text);
+            if let Ok(shard) = text.parse::<Shard>() {
+                shard.of(vec![1, 2, 3]);
+            }
+        }
+    }
+}

@@ -85,8 +85,11 @@ impl Results {
     pub fn merge(&mut self, other: Results) {
         for (key, value) in other.about {
             let have = self.about.entry(key).or_insert_with(|| value.clone());
-            if !have.split("; ").any(|h| h == value) {
-                have.push_str(&format!("; {value}"));
+            // What comes from several machines is several values itself.
+            for one in value.split("; ") {
+                if !have.split("; ").any(|h| h == one) {
+                    have.push_str(&format!("; {one}"));
+                }
             }
         }
         for unit in other.units {
@@ -177,6 +180,15 @@ mod tests {
     }
 
     #[test]
+    fn what_was_put_together_is_not_told_twice() {
+        let mut all = results("generic/001", Verdict::Pass, "a");
+        all.merge(results("generic/002", Verdict::Pass, "b"));
+        let before = all.clone();
+        all.merge(before.clone());
+        assert_eq!(all, before);
+    }
+
+    #[test]
     fn a_file_comes_back_as_it_was() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("results.json");
@@ -185,5 +197,104 @@ mod tests {
         assert_eq!(Results::read(&path).unwrap(), all);
         std::fs::write(&path, "{}").unwrap();
         assert!(Results::read(&path).is_err());
+    }
+}
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use crate::properties::{config, cut};
+    use proptest::collection::{btree_map, vec};
+    use proptest::prelude::*;
+    use proptest::sample::{select, Index};
+
+    fn results() -> impl Strategy<Value = Results> {
+        use Verdict::{Crash, Excluded, Fail, NotRun, Pass};
+        let outcome = (
+            select(&[Pass, Fail, NotRun, Excluded, Crash][..]),
+            vec("[ -~]{0,6}", 0..2),
+            proptest::option::of((0u32..10_000).prop_map(f64::from)),
+        )
+            .prop_map(|(verdict, detail, seconds)| Outcome {
+                verdict,
+                detail,
+                seconds,
+            });
+        let outcomes = btree_map("generic/00[1-5]", outcome, 0..4);
+        let units = btree_map(
+            ("base|patched", "xfs/dax|ext4/dax", 1usize..3),
+            outcomes,
+            0..4,
+        );
+        let about = btree_map("[ab]", "[x-z]", 0..3);
+        (about, units).prop_map(|(about, units)| Results {
+            about,
+            units: units
+                .into_iter()
+                .map(|((kernel, config, round), outcomes)| Unit {
+                    kernel,
+                    config,
+                    round,
+                    outcomes,
+                })
+                .collect(),
+        })
+    }
+
+    type Verdicts = std::collections::BTreeMap<(String, String, usize, String), Verdict>;
+
+    fn verdicts(results: &Results) -> Verdicts {
+        let of = |u: &Unit| {
+            let key = (u.kernel.clone(), u.config.clone(), u.round);
+            let each = u.outcomes.clone().into_iter();
+            each.map(move |(test, o)| ((key.0.clone(), key.1.clone(), key.2, test), o.verdict))
+        };
+        results.units.iter().flat_map(of).collect()
+    }
+
+    fn merged(parts: &[&Results]) -> Results {
+        let mut all = Results::default();
+        parts.iter().for_each(|p| all.merge((*p).clone()));
+        all
+    }
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn a_file_is_read_back_and_a_part_of_it_is_refused(all in results(), at in any::<Index>()) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("results.json");
+            std::fs::write(&path, all.render().unwrap()).unwrap();
+            prop_assert_eq!(&Results::read(&path).unwrap(), &all);
+            let text = all.render().unwrap();
+            std::fs::write(&path, cut(text.trim_end(), at)).unwrap();
+            prop_assert!(Results::read(&path).is_err());
+        }
+
+        #[test]
+        fn the_order_of_machines_does_not_matter(a in results(), b in results(), c in results()) {
+            let one = merged(&[&a, &b, &c]);
+            prop_assert_eq!(verdicts(&one), verdicts(&merged(&[&c, &a, &b])));
+            let nested = merged(&[&merged(&[&a, &b]), &merged(&[&b, &c])]);
+            prop_assert_eq!(verdicts(&one), verdicts(&nested));
+            // And once is enough.
+            prop_assert_eq!(&merged(&[&one, &one]), &one);
+            prop_assert_eq!(&merged(&[&one, &a, &b, &c]), &one);
+        }
+
+        #[test]
+        fn nothing_bad_gets_lost(a in results(), b in results()) {
+            let all = merged(&[&a, &b]);
+            let known = verdicts(&all);
+            for part in [&a, &b] {
+                for (test, verdict) in verdicts(part) {
+                    prop_assert!(!verdict.is_bad() || known[&test].is_bad());
+                }
+            }
+            let tests: usize = all.units.iter().map(|u| u.outcomes.len()).sum();
+            prop_assert_eq!(all.tally().cases.len(), tests);
+            prop_assert_eq!(known.len(), tests);
+        }
     }
 }
