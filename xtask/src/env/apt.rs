@@ -226,3 +226,82 @@ Components: main
         assert!(e.contains("--from git"), "{e}");
     }
 }
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use crate::properties::{config, noise};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    fn sources() -> impl Strategy<Value = Vec<Source>> {
+        let words = || vec("[a-z]{1,6}(-[a-z]{1,6})?", 1..3);
+        let source = (
+            "https?://[a-z.]{1,9}/[a-z]{1,6}",
+            words(),
+            words(),
+            proptest::option::of("/[a-z]{1,6}\\.gpg"),
+        );
+        let source = source.prop_map(|(uri, suites, components, keyring)| Source {
+            uri,
+            suites,
+            components,
+            keyring,
+        });
+        vec(source, 0..4)
+    }
+
+    fn deb822(sources: &[Source], gap: &str) -> String {
+        let stanza = |s: &Source| {
+            let key = s
+                .keyring
+                .as_ref()
+                .map_or(String::new(), |k| format!("signed-by: {k}\n"));
+            let (suites, components) = (s.suites.join("\n "), s.components.join(gap));
+            format!("Types: deb\nURIs: {}/\nSuites:{gap}{suites}\n# x\nComponents:{gap}{components}\n{key}\n", s.uri)
+        };
+        sources.iter().map(stanza).collect()
+    }
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn both_formats_are_read_back(sources in sources(), gap in "[ \t]{1,3}") {
+            prop_assert_eq!(&parse_deb822(&deb822(&sources, &gap)), &sources);
+            prop_assert!(parse_deb822(&deb822(&sources, " ").replace("Types:", "Enabled: no\nTypes:")).is_empty());
+            let mut text = String::new();
+            let mut lines = vec![];
+            for s in &sources {
+                let option = s.keyring.as_ref().map_or(String::new(), |k| format!("[arch=x signed-by={k}]{gap}"));
+                for suite in &s.suites {
+                    text.push_str(&format!("deb{gap}{option}{}{gap}{suite}{gap}{} # x\n", s.uri, s.components.join(&gap)));
+                    lines.push(Source { suites: vec![suite.clone()], ..s.clone() });
+                }
+            }
+            prop_assert_eq!(parse_one_line(&text), lines);
+            prop_assert!(parse_one_line(&text.replace("deb", "#deb")).is_empty());
+        }
+
+        #[test]
+        fn what_is_picked_is_there_and_is_debians(sources in sources(), suite in "[a-z]{3,8}|bookworm|sid") {
+            let mut sources = sources;
+            if let Some(s) = sources.last_mut() {
+                s.suites.push(suite);
+                s.components.push("main".into());
+            }
+            if let Some(s) = pick(&sources) {
+                prop_assert!(sources.contains(s) && s.components.iter().any(|c| c == "main"));
+            }
+        }
+
+        #[test]
+        fn noise_never_panics(text in noise(&[
+            "Types: deb\n", "URIs:", "Suites:", "Enabled: no", "Signed-By:", "deb ", "deb-src ", "[",
+            "]", "signed-by=", "http://x", " main\n", "\n\n", "\n ",
+        ])) {
+            parse_deb822(&text);
+            pick(&parse_one_line(&text));
+        }
+    }
+}

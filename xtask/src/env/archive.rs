@@ -28,9 +28,12 @@ pub fn parse_uris(text: &str) -> Vec<Remote> {
         .filter_map(|line| {
             let (uri, rest) = line.strip_prefix('\'')?.split_once("' ")?;
             let mut words = rest.split_whitespace();
+            let name = words.next()?.replace("%3a", ":");
+            // It is to become the name of a file of ours.
+            let plain = !name.contains('/') && !matches!(name.as_str(), "." | "..");
             Some(Remote {
                 uri: uri.to_string(),
-                name: words.next()?.replace("%3a", ":"),
+                name: plain.then_some(name)?,
                 size: words.next()?.parse().ok()?,
                 sha256: words
                     .find_map(|w| w.strip_prefix("SHA256:"))
@@ -270,5 +273,56 @@ mod tests {
         fs::write(&part, "").unwrap();
         verify_and_keep(&part, &path, &super::super::cache::sha256_text("")).unwrap();
         assert!(!part.exists() && path.exists());
+    }
+}
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use crate::env::cache::sha256_text;
+    use crate::properties::{config, cut, noise};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn what_apt_prints_is_read_back(
+            files in vec(("http://[a-z]{1,6}/[a-z]{1,9}", "[a-z0-9_.+-]{1,12}", any::<u64>(), proptest::option::of("[0-9a-f]{64}")), 0..4),
+        ) {
+            let files: Vec<Remote> = files
+                .into_iter()
+                .map(|(uri, name, size, sha256)| Remote { uri, name: format!("x:{name}"), size, sha256 })
+                .collect();
+            let mut text = String::from("Reading package lists...\n");
+            for f in &files {
+                let sum = f.sha256.as_ref().map_or("MD5Sum:1".into(), |s| format!("SHA256:{s}"));
+                text.push_str(&format!("'{}' {} {} {sum}\n", f.uri, f.name.replace(':', "%3a"), f.size));
+            }
+            prop_assert_eq!(parse_uris(&text), files);
+        }
+
+        #[test]
+        fn a_download_that_was_cut_off_is_not_taken(content in "[ -~]{1,80}", at in any::<Index>()) {
+            let dir = tempfile::tempdir().unwrap();
+            let (part, path) = (dir.path().join("f.part"), dir.path().join("f"));
+            fs::write(&part, cut(&content, at)).unwrap();
+            prop_assert!(verify_and_keep(&part, &path, &sha256_text(&content)).is_err());
+            prop_assert!(!part.exists() && !path.exists());
+            fs::write(&part, &content).unwrap();
+            prop_assert!(verify_and_keep(&part, &path, &sha256_text(&content)).is_ok());
+            prop_assert_eq!(fs::read_to_string(&path).unwrap(), content);
+        }
+
+        #[test]
+        fn no_name_leads_elsewhere(text in noise(&["'http://x' ", "a.deb ", "../", "/etc/", "7 ", "SHA256:", "%3a", ".."])) {
+            for file in parse_uris(&text) {
+                let path = Path::new("/downloads").join(&file.name);
+                prop_assert_eq!(path.parent(), Some(Path::new("/downloads")));
+                prop_assert!(path.file_name().is_some());
+            }
+        }
     }
 }

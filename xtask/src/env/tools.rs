@@ -208,3 +208,33 @@ mod tests {
         );
     }
 }
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use crate::properties::{config, noise};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn versions_are_read_back_and_compare_as_numbers(
+            a in vec(any::<u32>(), 1..4),
+            b in vec(any::<u32>(), 1..4),
+            program in "([a-z]{1,6} )?",
+            rest in "(-nightly| \\([a-f]{3}\\))?",
+        ) {
+            let text = |n: &[u32]| n.iter().map(u32::to_string).collect::<Vec<_>>().join(".");
+            let read = |n: &[u32]| numbers(&format!("{program}{}{rest}", text(n)));
+            prop_assert_eq!(&read(&a), &a);
+            prop_assert_eq!(read(&a) < read(&b), a < b);
+        }
+
+        #[test]
+        fn noise_never_panics(text in noise(&["1.95.0", ".", "99999999999", "-", "rustc "])) {
+            numbers(&text);
+        }
+    }
+}
