@@ -168,3 +168,45 @@ mod tests {
         assert!(!read(Path::new(path)).unwrap().is_empty());
     }
 }
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use crate::properties::{config, noise};
+    use proptest::collection::{btree_map, vec};
+    use proptest::prelude::*;
+
+    fn findings() -> impl Strategy<Value = Vec<Finding>> {
+        let finding =
+            ("a:[A-C]", "(fs|mm)/[a-c]").prop_map(|(rule, file)| Finding::new(1, rule, &file, "x"));
+        vec(finding, 0..8)
+    }
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn each_finding_is_left_or_taken_once(
+            list in btree_map(("a:[A-C]", "\\*|fs/|mm/\\*|fs/[a-c]"), "[a-z][a-z ]{0,9}", 0..6),
+            findings in findings(),
+        ) {
+            let text: String = list.iter().map(|((r, p), why)| format!("{r} {p}  {why}\n# x\n\n")).collect();
+            let entries = parse(&text).unwrap();
+            prop_assert_eq!(entries.len(), list.len());
+            let sorted = sort(findings.clone(), &entries);
+            let taken: usize = sorted.taken.iter().map(|(_, n)| n).sum();
+            prop_assert_eq!(sorted.left.len() + taken, findings.len());
+            prop_assert!(sorted.left.iter().all(|f| !entries.iter().any(|e| e.covers(f))));
+            prop_assert_eq!(sorted.rows().len() + sorted.stale().len(), entries.len());
+            // Accepting nothing, all is left.
+            prop_assert_eq!(sort(findings.clone(), &[]).left, findings);
+        }
+
+        #[test]
+        fn what_is_taken_has_a_reason(text in noise(&["checkpatch:A ", "fs/a.c ", "why\n", "# "])) {
+            if let Ok(entries) = parse(&text) {
+                prop_assert!(entries.iter().all(|e| !e.reason.is_empty() && !e.place.is_empty()));
+            }
+        }
+    }
+}

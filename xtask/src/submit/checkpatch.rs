@@ -100,7 +100,8 @@ fn places(patch: &str) -> Vec<(String, Option<usize>)> {
             continue;
         }
         out.push((name.clone(), line));
-        if let Some(n) = line.filter(|_| !l.starts_with('-')) {
+        // What says that a file does not end in a line is in neither file.
+        if let Some(n) = line.filter(|_| !l.starts_with(['-', '\\'])) {
             line = Some(n + 1);
         }
     }
@@ -137,6 +138,12 @@ context\n-old\n+new\n more\n";
     }
 
     #[test]
+    fn the_end_of_a_file_without_newline_is_no_line() {
+        let patch = "diff --git a/a.c b/a.c\n@@ -1 +1 @@\n-x\n\\ No newline at end of file\n+y\n";
+        assert_eq!(places(patch)[4], ("a.c".into(), Some(1)));
+    }
+
+    #[test]
     fn the_terse_output_is_read() {
         let new = PATCH.lines().position(|l| l == "+new").unwrap() + 1;
         let out = format!(
@@ -160,5 +167,64 @@ context\n-old\n+new\n more\n";
     #[test]
     fn what_is_not_understood_is_an_error() {
         assert!(parse(1, "Global symbol requires explicit package\n", PATCH).is_err());
+    }
+}
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use crate::properties::{config, noise};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    /// Hunks: where they begin in the new file, and their lines.
+    fn hunks() -> impl Strategy<Value = Vec<(usize, Vec<(char, String)>)>> {
+        let line = (prop::sample::select(&['+', '-', ' '][..]), "[ -~]{0,9}");
+        vec((1usize..900, vec(line, 1..8)), 1..4)
+    }
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn each_line_that_is_added_is_where_it_will_be(hunks in hunks(), ended in any::<bool>(), why in vec("[ -~]{0,9}", 0..4)) {
+            let mut patch = String::from("From 0\nDate: x\nSubject: [PATCH] x\n\n");
+            // The message is counted from its subject, whatever it says.
+            why.iter().for_each(|l| patch.push_str(&format!(" {l}\n")));
+            patch.push_str("---\n a.c | 2 +-\n\ndiff --git a/d/a.c b/d/a.c\n--- a/d/a.c\n+++ b/d/a.c\n");
+            let mut want = vec![];
+            for (start, lines) in &hunks {
+                patch.push_str(&format!("@@ -1,9 +{start},9 @@ f()\n"));
+                let mut at = *start;
+                for (sign, text) in lines {
+                    if *sign != '-' {
+                        want.push((patch.lines().count(), at));
+                        at += 1;
+                    }
+                    patch.push_str(&format!("{sign}{text}\n"));
+                    if *sign == '-' && !ended {
+                        patch.push_str("\\ No newline at end of file\n");
+                    }
+                }
+            }
+            let places = places(&patch);
+            prop_assert_eq!(places.len(), patch.lines().count());
+            for (line, at) in want {
+                prop_assert_eq!(&places[line], &("d/a.c".to_string(), Some(at)));
+            }
+            for n in 0..why.len() {
+                prop_assert_eq!(&places[4 + n], &(MESSAGE.to_string(), Some(3 + n)));
+            }
+        }
+
+        #[test]
+        fn noise_never_panics(
+            out in noise(&["/t/1.patch:", ": WARNING:", "LINE: ", ": CHECK:", "ERROR:", "\n"]),
+            patch in noise(&["diff --git a/x b/y", "@@ -1 +2 @@\n", "+x\n", "-y\n", "Subject: ", "\\ No\n", "\n"]),
+        ) {
+            if let Ok(found) = parse(1, &out, &patch) {
+                prop_assert_eq!(found.len(), out.lines().filter(|l| !l.trim().is_empty()).count());
+            }
+        }
     }
 }

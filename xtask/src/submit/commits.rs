@@ -4,7 +4,7 @@
 use crate::error::{Failure, Kind};
 use crate::kernel::tree::Tree;
 use crate::ui::proc::Cmd;
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::str::FromStr;
@@ -75,6 +75,10 @@ fn parse_log(log: &str) -> Result<Vec<Commit>> {
                 .map(|w| w.trim_matches('\n'))
                 .filter(|w| !w.is_empty())
                 .collect();
+            ensure!(
+                words.len() % 2 == 0 && (names.is_empty() || names.ends_with('\0')),
+                "git log broke off"
+            );
             let files = words
                 .chunks_exact(2)
                 .map(|c| Change {
@@ -232,5 +236,98 @@ pub mod tests {
             assert!(bad.parse::<Selection>().is_err(), "{bad}");
         }
         assert!("12".parse::<Selection>().unwrap().of(&all).is_err());
+    }
+}
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use crate::properties::{config, cut, noise};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
+    fn commits() -> impl Strategy<Value = Vec<Commit>> {
+        let change = ("[AMDT]", "[a-z]{1,5}(/[a-z .]{0,5}[a-z])?").prop_map(|(s, path)| Change {
+            status: s.chars().next().unwrap(),
+            path,
+        });
+        let commit = (
+            "[0-9a-f]{40}",
+            "[0-9a-f]{40}",
+            "[ -~]{0,20}",
+            "([ -~]{1,9}\n?){0,4}",
+            vec(change, 1..4),
+        );
+        vec(commit, 0..4).prop_map(|all| {
+            let numbered = all.into_iter().enumerate();
+            numbered
+                .map(|(n, (hash, tree, subject, body, files))| Commit {
+                    number: n + 1,
+                    hash,
+                    tree,
+                    subject,
+                    body: body.trim_matches('\n').to_string(),
+                    files,
+                })
+                .collect()
+        })
+    }
+
+    /// What git prints: see `a_repository_is_read`.
+    fn write(commits: &[Commit]) -> String {
+        let mut out = String::new();
+        for c in commits {
+            let body = if c.body.is_empty() {
+                String::new()
+            } else {
+                format!("\n{}\n", c.body)
+            };
+            out.push_str(&format!(
+                "\u{1}{}\n{}\n{}\n{body}\u{2}\0",
+                c.hash, c.tree, c.subject
+            ));
+            c.files
+                .iter()
+                .for_each(|f| out.push_str(&format!("{}\0{}\0", f.status, f.path)));
+        }
+        out
+    }
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn a_log_is_read_back(commits in commits()) {
+            prop_assert_eq!(parse_log(&write(&commits)).unwrap(), commits);
+        }
+
+        #[test]
+        fn of_a_log_that_broke_off_no_commit_is_made_up(commits in commits(), at in any::<Index>()) {
+            prop_assume!(!commits.is_empty());
+            let text = write(&commits);
+            if let Ok(read) = parse_log(cut(&text, at)) {
+                // All that was read is as it was, but for files of the last that were never told.
+                for (n, (got, was)) in read.iter().zip(&commits).enumerate() {
+                    let last = n + 1 == read.len();
+                    prop_assert_eq!((&got.hash, &got.subject, &got.body), (&was.hash, &was.subject, &was.body));
+                    prop_assert!(got.files == was.files || last && was.files.starts_with(&got.files));
+                }
+            }
+        }
+
+        #[test]
+        fn selections_are_read_back(from in 1usize..50, to in 1usize..50) {
+            let text = format!("{from}-{to}");
+            prop_assert_eq!(text.parse::<Selection>().is_ok(), from <= to);
+            prop_assert_eq!(format!("{from}-").parse(), Ok(Selection::new(Some(from), None)));
+            prop_assert_eq!(format!("-{to}").parse(), Ok(Selection::new(None, Some(to))));
+        }
+
+        #[test]
+        fn noise_never_panics(text in noise(&["\u{1}", "\u{2}", "\0", "A\0", "\n", "3-9"])) {
+            let _ = parse_log(&text);
+            let _ = text.parse::<Selection>();
+        }
     }
 }

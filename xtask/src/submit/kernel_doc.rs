@@ -206,3 +206,41 @@ mod tests {
         assert_eq!(diff_line("Diff in <stdin> at line 7:\n fn"), Some(7));
     }
 }
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use crate::properties::{config, noise};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn warnings_are_read_back_and_only_new_ones_count(
+            warnings in vec(("(mm|fs)/[a-c]\\.[ch]", 1usize..999, "[a-z]{3,6} [a-z ]{0,9}[a-z]"), 0..5),
+            shift in 0usize..50,
+        ) {
+            let text = |by: usize| -> String {
+                let each = warnings.iter();
+                each.map(|(f, n, t)| format!("Warning: {f}:{} {t}\n", n + by)).collect()
+            };
+            let read = parse(&text(0));
+            let all = warnings.iter().map(|(f, n, t)| (f.clone(), Some(*n), t.clone()));
+            prop_assert!(read.iter().map(|w| (w.file.clone(), w.line, w.text.clone())).eq(all));
+            // Lines move with each patch.
+            prop_assert_eq!(added(&parse(&text(shift)), read.clone()), vec![]);
+            let mut more = read.clone();
+            more.extend(read.first().cloned());
+            prop_assert_eq!(added(&read, more).len(), usize::from(!read.is_empty()));
+            prop_assert_eq!(added(&[], read.clone()), read);
+        }
+
+        #[test]
+        fn noise_is_told_as_it_is(text in noise(&["Warning: ", "mm/a.c:12 ", "\n", " * x", "Info: ", " warnings", "ERROR: "])) {
+            parse(&text);
+            diff_line(&text);
+        }
+    }
+}

@@ -171,3 +171,53 @@ mod tests {
         assert_eq!(new_files(&c).into_iter().collect::<Vec<_>>(), ["y"]);
     }
 }
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use crate::properties::{config, noise};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
+    fn entries() -> impl Strategy<Value = Vec<Entry>> {
+        let lines = vec("[A-Z]:\t[a-z/]{1,9}", 1..5);
+        vec(lines, 1..5).prop_map(|all| {
+            let titled = all.into_iter().enumerate();
+            titled
+                .map(|(n, lines)| Entry {
+                    title: format!("ENTRY {n}"),
+                    lines,
+                })
+                .collect()
+        })
+    }
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn each_entry_is_found_among_others(entries in entries(), at in any::<Index>()) {
+            let text: String = entries.iter().map(|e| format!("{}\n{}\n\n", e.title, e.lines.join("\n"))).collect();
+            for e in &entries {
+                let found = find(&text, &e.title).unwrap();
+                prop_assert_eq!(&found, e);
+                prop_assert!(compare(&found, e).is_empty());
+            }
+            prop_assert_eq!(find(&text, "ENTRY"), None);
+            // A line that one of two copies lacks is told, unless it names the maintainer.
+            let one = &entries[at.index(entries.len())];
+            let mut less = one.clone();
+            let gone = less.lines.remove(at.index(one.lines.len()));
+            let told = gone.starts_with("M:") || less.lines.contains(&gone);
+            prop_assert_eq!(compare(one, &less).len(), usize::from(!told));
+            prop_assert_eq!(compare(&less, one).len(), usize::from(!told));
+        }
+
+        #[test]
+        fn noise_never_panics(text in noise(&["TITLE\n", "F:\tmm/\n", "M:\tx\n", "\n", "é:\t"])) {
+            parse(&text);
+            find(&text, "TITLE");
+        }
+    }
+}

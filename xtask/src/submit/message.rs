@@ -222,3 +222,44 @@ mod tests {
         assert_eq!(rules("mm: add x", early), ["trailer 3"]);
     }
 }
+
+#[cfg(test)]
+mod properties {
+    use super::super::commits::tests::commit;
+    use super::*;
+    use crate::properties::{config, noise};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn what_is_right_is_not_told(
+            prefix in "[a-z]{2,6}(/[a-z]{2,6})?",
+            lines in vec("[A-Z][a-z]{2,9} [a-z ]{0,40}[a-z]", 1..4),
+            hash in "[0-9a-f]{12}",
+        ) {
+            let body = format!("{}\n\nFixes: {hash} (\"x: y\")\nCc: a@b.c", lines.join("\n"));
+            prop_assert_eq!(check(&commit(1, &format!("{prefix}: add a check"), &body)), vec![]);
+        }
+
+        #[test]
+        fn every_finding_is_on_a_line_of_the_message(
+            subject in "[ -~]{0,90}",
+            body in noise(&["Fixes: ", "fixes: ", "0123456789ab ", "(\"x\")", "Cc: a@b", "\n\n", "\n", "Why."]),
+        ) {
+            for f in check(&commit(1, &subject, &body)) {
+                let line = f.line.unwrap();
+                prop_assert!(line == 1 || (3..body.lines().count().max(1) + 3).contains(&line));
+            }
+        }
+
+        #[test]
+        fn text_and_trailers_are_all_there_is(body in noise(&["Cc: a@b", "\n\n", "\n", "Text: is text", "Link: x"])) {
+            let (text, trailers) = split_trailers(&body);
+            let lines = body.lines().filter(|l| !l.trim().is_empty());
+            prop_assert!(text.into_iter().chain(trailers).eq(lines));
+        }
+    }
+}

@@ -335,3 +335,92 @@ mod tests {
         );
     }
 }
+
+#[cfg(test)]
+mod properties {
+    use super::super::commits::tests::commit;
+    use super::cut as cut_up;
+    use super::*;
+    use crate::properties::{config, cut, noise};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
+    /// Lengths of parts, and for each pair whether the later one needs the earlier.
+    fn stacks() -> impl Strategy<Value = (Vec<usize>, Vec<Vec<bool>>)> {
+        vec(1usize..5, 1..5).prop_flat_map(|sizes| {
+            let n = sizes.len();
+            (Just(sizes), vec(vec(any::<bool>(), n), n))
+        })
+    }
+
+    fn write(sizes: &[usize], needs: &[Vec<bool>]) -> (String, Vec<Commit>) {
+        let (mut text, mut commits) = (String::new(), vec![]);
+        for (n, size) in sizes.iter().enumerate() {
+            let named: Vec<String> = (0..n)
+                .filter(|m| needs[n][*m])
+                .map(|m| format!("s{m}"))
+                .collect();
+            text.push_str(&format!(
+                "[[stack]]\nname = \"s{n}\"\nfirst = \"x: p{}\"\ncover = \"c\"\n\
+                 change_id = \"20260101-{n}-0123456789ab\"\nrevision = 1\nneeds = {named:?}\n",
+                commits.len()
+            ));
+            for _ in 0..*size {
+                let number = commits.len();
+                commits.push(commit(number + 1, &format!("x: p{number}"), ""));
+            }
+        }
+        (text, commits)
+    }
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn parts_make_up_the_series((sizes, needs) in stacks()) {
+            let (text, commits) = write(&sizes, &needs);
+            let stacks = parse(&text).unwrap();
+            let parts = cut_up(&stacks, &commits).unwrap();
+            prop_assert_eq!(parts.iter().map(|p| p.commits.len()).collect::<Vec<_>>(), sizes);
+            let together: Vec<Commit> = parts.iter().flat_map(|p| p.commits.to_vec()).collect();
+            prop_assert_eq!(together, commits);
+        }
+
+        #[test]
+        fn what_is_needed_is_complete_and_in_order((sizes, needs) in stacks()) {
+            let stacks = parse(&write(&sizes, &needs).0).unwrap();
+            for stack in &stacks {
+                let all = needed(&stacks, &stack.name);
+                prop_assert!(!all.contains(&stack.name));
+                prop_assert!(all.is_sorted());
+                for name in stack.needs.iter().chain(&all) {
+                    prop_assert!(all.contains(name));
+                    prop_assert!(needed(&stacks, name).iter().all(|n| all.contains(n)));
+                }
+            }
+        }
+
+        #[test]
+        fn a_series_with_another_first_patch_does_not_fit((sizes, needs) in stacks(), at in any::<Index>()) {
+            let (text, mut commits) = write(&sizes, &needs);
+            let stacks = parse(&text).unwrap();
+            let first = &stacks[at.index(stacks.len())].first;
+            commits.retain(|c| c.subject != *first);
+            prop_assert!(cut_up(&stacks, &commits).is_err());
+        }
+
+        #[test]
+        fn noise_never_panics(
+            (sizes, needs) in stacks(),
+            at in any::<Index>(),
+            text in noise(&["[[stack]]\n", "name = \"a\"\n", "# x", "<!--", "-->", "needs = [", "revision = 0"]),
+        ) {
+            let _ = parse(&text);
+            let _ = parse(cut(&write(&sizes, &needs).0, at));
+            if let Ok(letter) = cover(&text) {
+                prop_assert!(!letter.subject.is_empty() && !letter.body.is_empty());
+            }
+        }
+    }
+}
