@@ -323,3 +323,54 @@ mod tests {
         assert!(!matches("fsdax", "fsdax-4k") && matches("*-4k", "fsdax-4k"));
     }
 }
+
+#[cfg(test)]
+mod properties {
+    use super::super::records::tests::results;
+    use super::*;
+    use crate::properties::{config, cut, glob, noise};
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
+    const COMMITTED: &str = include_str!("../../../configs/bench-budgets.toml");
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn patterns_mean_what_they_mean_elsewhere(pattern in "[ab*]{0,6}", name in "[abä]{0,7}") {
+            prop_assert_eq!(matches(&pattern, &name), glob(&pattern, &name));
+        }
+
+        #[test]
+        fn a_budget_is_kept_or_exceeded_by_the_ratio(base in 1u32..1 << 20, series in 0u32..1 << 20, permille in 1u32..3000) {
+            let (base, series, most) = (f64::from(base), f64::from(series), f64::from(permille) / 1000.0);
+            let results = results(&[("base", "p", "v", None, base), ("series", "p", "v", None, series)]);
+            let budget = |rest: &str| {
+                let text = format!("[[budget]]\nwhat = \"w\"\nagainst = \"a\"\ncompare = \"base\"\nnames = [\"p\"]\n{rest}\n");
+                parse(&text).unwrap()
+            };
+            let ok = |rest: &str| judge(&budget(rest), &results)[0].exceeded().count() == 0;
+            prop_assert_eq!(ok(&format!("at_most = {most:?}")), series / base <= most);
+            prop_assert_eq!(ok(&format!("at_least = {most:?}")), series / base >= most);
+        }
+
+        #[test]
+        fn of_a_file_that_was_cut_off_no_budget_is_widened(at in any::<Index>()) {
+            let whole = parse(COMMITTED).unwrap();
+            if let Ok(part) = parse(cut(COMMITTED.trim_end(), at)) {
+                // All but the last are as they were.
+                let same = |(a, b): (&Budget, &Budget)| format!("{a:?}") == format!("{b:?}");
+                prop_assert!(part.len() <= whole.len());
+                prop_assert!(part.iter().zip(&whole).take(part.len().saturating_sub(1)).all(same));
+            }
+        }
+
+        #[test]
+        fn noise_never_panics(text in noise(&["[[budget]]\n", "what = \"\"\n", "names = [\"*\"]\n", "compare = ", "{ curve = 1 }\n"])) {
+            let _ = parse(&text);
+            let pattern: String = text.chars().take(12).collect();
+            matches(&pattern, "abc");
+        }
+    }
+}

@@ -2,7 +2,7 @@
 //! Where the instructions are spent, by function: what `tools/profile/profile.c` wrote.
 
 use super::records::Record;
-use anyhow::{bail, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -54,6 +54,10 @@ pub struct Section {
 
 /// Reads the sections; there is one for each record.
 pub fn parse(text: &str, symbols: &Symbols) -> Result<Vec<Section>> {
+    ensure!(
+        text.is_empty() || text.ends_with('\n'),
+        "the profile ends in the middle of a line"
+    );
     let mut sections: Vec<(u64, BTreeMap<&str, u64>)> = vec![];
     for line in text.lines() {
         let (first, second) = line.split_once(' ').context(line.to_string())?;
@@ -63,7 +67,10 @@ pub fn parse(text: &str, symbols: &Symbols) -> Result<Vec<Section>> {
         }
         let (_, functions) = sections.last_mut().context("no section")?;
         let address = u64::from_str_radix(first, 16).context(line.to_string())?;
-        *functions.entry(symbols.name(address)).or_default() += second.parse::<u64>()?;
+        let sum = functions.entry(symbols.name(address)).or_default();
+        *sum = sum
+            .checked_add(second.parse()?)
+            .with_context(|| format!("{line}: more than can be counted"))?;
     }
     Ok(sections
         .into_iter()
@@ -127,6 +134,15 @@ mod tests {
     }
 
     #[test]
+    fn what_was_cut_off_or_cannot_be_counted_is_an_error() {
+        let symbols = Symbols::parse(SYMBOLS).unwrap();
+        assert!(parse("section 1\nffffffff81001000 10", &symbols).is_err());
+        let most = "ffffffff81001000 18446744073709551615\n";
+        assert!(parse(&format!("section 1\n{most}"), &symbols).is_ok());
+        assert!(parse(&format!("section 1\n{most}{most}"), &symbols).is_err());
+    }
+
+    #[test]
     fn hidden_addresses_are_an_error() {
         assert!(Symbols::parse("0000000000000000 T gup\n").is_err());
     }
@@ -158,5 +174,51 @@ mod tests {
             9
         )
         .is_err());
+    }
+}
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use crate::properties::{config, noise};
+    use proptest::collection::{btree_map, vec};
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn nothing_gets_lost(
+            functions in btree_map(KERNEL..u64::MAX, "[a-z_]{1,8}", 1..6),
+            samples in vec((any::<Index>(), 0u64..64, 1u64..1 << 40), 0..8),
+        ) {
+            let all: Vec<(u64, String)> = functions.into_iter().collect();
+            let text: String = all.iter().map(|(at, name)| format!("{at:x} t {name}\n")).collect();
+            let symbols = Symbols::parse(&text).unwrap();
+            let mut profile = String::from("section 1\n");
+            let mut want: BTreeMap<&str, u64> = BTreeMap::new();
+            for (which, offset, count) in &samples {
+                let n = which.index(all.len());
+                let end = all.get(n + 1).map_or(u64::MAX, |next| next.0);
+                let at = all[n].0.saturating_add(*offset).min(end - 1);
+                profile.push_str(&format!("{at:x} {count}\n"));
+                *want.entry(&all[n].1).or_default() += count;
+            }
+            let section = parse(&profile, &symbols).unwrap().remove(0);
+            let read: BTreeMap<&str, u64> = section.functions.iter().map(|(n, c)| (n.as_str(), *c)).collect();
+            prop_assert_eq!(read, want);
+            prop_assert!(section.functions.is_sorted_by(|a, b| a.1 >= b.1));
+            if !samples.is_empty() {
+                prop_assert!(parse(profile.trim_end(), &symbols).is_err());
+            }
+        }
+
+        #[test]
+        fn noise_never_panics(text in noise(&["section 3\n", "ffffffff81000000 ", "18446744073709551615\n", " t gup\n", "T "])) {
+            let symbols = Symbols::parse("ffffffff81000000 T _text\n").unwrap();
+            let _ = parse(&text, &symbols);
+            let _ = Symbols::parse(&text);
+        }
     }
 }

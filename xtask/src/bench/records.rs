@@ -258,3 +258,86 @@ pub mod tests {
         );
     }
 }
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use crate::properties::{config, cut, noise};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
+    fn records() -> impl Strategy<Value = Vec<Record>> {
+        let number = || (0u32..1 << 30).prop_map(|n| f64::from(n) / 4.0);
+        let record = (
+            "[ -~]{0,9}",
+            "[a-z]{1,5}",
+            proptest::option::of(any::<u64>()),
+            1usize..99,
+            number(),
+            number(),
+        );
+        let record = record.prop_map(|(name, variant, x, n, value, mean)| {
+            let unit = INSTRUCTIONS.into();
+            Record {
+                name,
+                variant,
+                x,
+                n,
+                unit,
+                value,
+                mean,
+            }
+        });
+        vec(record, 0..6)
+    }
+
+    fn write(records: &[Record]) -> String {
+        let lines = records
+            .iter()
+            .map(|r| serde_json::to_string(r).unwrap() + "\n");
+        lines.collect::<String>() + &format!("{{\"done\":true,\"records\":{}}}\n", records.len())
+    }
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn records_are_read_back(records in records()) {
+            prop_assert_eq!(parse(&write(&records)).unwrap(), (records, true));
+        }
+
+        #[test]
+        fn what_was_cut_off_is_not_complete(records in records(), at in any::<Index>()) {
+            let text = write(&records);
+            if let Ok((read, complete)) = parse(cut(text.trim_end(), at)) {
+                prop_assert!(!complete && records.starts_with(&read));
+            }
+        }
+
+        #[test]
+        fn a_record_that_was_lost_is_missed(records in records(), at in any::<Index>()) {
+            prop_assume!(!records.is_empty());
+            let text = write(&records);
+            let lost = at.index(records.len());
+            let left = text.lines().enumerate().filter(|(n, _)| *n != lost);
+            let left: Vec<&str> = left.map(|(_, l)| l).collect();
+            prop_assert!(parse(&left.join("\n")).is_err());
+        }
+
+        #[test]
+        fn a_mean_lies_between_the_boots(values in vec(0u32..1 << 20, 1..6)) {
+            let values: Vec<f64> = values.into_iter().map(f64::from).collect();
+            let of = value(&values);
+            let most = values.iter().copied().fold(f64::MIN, f64::max);
+            let least = values.iter().copied().fold(f64::MAX, f64::min);
+            prop_assert!(least <= of.value && of.value <= most && of.boots == values.len());
+            prop_assert!(of.spread >= 0.0 && (of.spread == 0.0) == (most == least));
+        }
+
+        #[test]
+        fn noise_never_panics(text in noise(&["{\"done\":true", ",\"records\":0}\n", "{\"name\":", "}"])) {
+            let _ = parse(&text);
+        }
+    }
+}
