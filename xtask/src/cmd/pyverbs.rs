@@ -286,3 +286,61 @@ mod tests {
         assert_eq!(results["a"].0, Verdict::Fail);
     }
 }
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use crate::properties::{config, noise};
+    use proptest::collection::{btree_map, vec};
+    use proptest::prelude::*;
+    use proptest::sample::{select, Index};
+
+    fn results() -> impl Strategy<Value = Results> {
+        let verdict = select(&[Verdict::Pass, Verdict::Fail, Verdict::Skip][..]);
+        btree_map("[a-z.]{1,8}", (verdict, "[a-z ]{0,8}"), 0..6)
+    }
+
+    fn write(results: &Results) -> String {
+        let word = |v: &Verdict| match v {
+            Verdict::Pass => "pass",
+            Verdict::Fail => "fail",
+            Verdict::Skip => "skip",
+        };
+        let lines = results
+            .iter()
+            .map(|(n, (v, why))| format!("{}\t{n}\t{why}\n", word(v)));
+        lines.collect::<String>() + &format!("end\t{}\t\n", results.len())
+    }
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn results_are_read_back_and_a_part_is_not_complete(results in results(), at in any::<Index>()) {
+            let text = write(&results);
+            let (read, complete) = parse(&text);
+            prop_assert!(complete);
+            prop_assert_eq!(&read, &results);
+            let part: String = text.split_inclusive('\n').take(at.index(results.len() + 1)).collect();
+            prop_assert!(!parse(&part).1);
+        }
+
+        #[test]
+        fn each_test_of_either_kernel_is_judged_once(before in results(), after in results()) {
+            let cases = compare(&before, &after);
+            let names: std::collections::BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+            prop_assert!(cases.iter().map(|c| &c.name).eq(names));
+            for case in &cases {
+                let passes = |r: &Results| r.get(&case.name).is_some_and(|r| r.0 == Verdict::Pass);
+                prop_assert_eq!(case.verdict == Verdict::Pass, passes(&after));
+                prop_assert_eq!(case.verdict == Verdict::Fail, passes(&before) && !passes(&after));
+            }
+        }
+
+        #[test]
+        fn noise_never_panics(text in noise(&["pass\t", "fail\t", "end\t", "a\t", "\n"]), more in vec(any::<u8>(), 0..9)) {
+            parse(&text);
+            parse(&String::from_utf8_lossy(&more));
+        }
+    }
+}

@@ -145,3 +145,61 @@ mod tests {
         assert_eq!(lines.len(), 4);
     }
 }
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use crate::properties::{config, cut, noise};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let word = || "[ -~]{0,8}";
+        let numbers = (
+            proptest::option::of(any::<i64>()),
+            proptest::option::of(any::<u64>()),
+        );
+        let step = (
+            word(),
+            word(),
+            word(),
+            word(),
+            word(),
+            numbers,
+            any::<bool>(),
+        );
+        let step = step.prop_map(
+            |(fs, group, step, expected, got, (errno, nanoseconds), ok)| Step {
+                fs,
+                group,
+                step,
+                expected,
+                got,
+                errno,
+                nanoseconds,
+                ok,
+            },
+        );
+        vec(step, 0..5)
+    }
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn steps_are_read_back_and_a_part_is_not_complete(steps in steps(), at in any::<Index>()) {
+            let lines = steps.iter().map(|s| serde_json::to_string(s).unwrap() + "\n");
+            let text = lines.collect::<String>() + &format!("{{\"done\":true,\"steps\":{}}}\n", steps.len());
+            prop_assert_eq!(&parse(&text).unwrap(), &(steps.clone(), true));
+            let (read, complete) = parse(cut(text.trim_end(), at)).unwrap();
+            prop_assert!(!complete && steps.starts_with(&read));
+            table(&steps);
+        }
+
+        #[test]
+        fn noise_never_panics(text in noise(&["{\"done\":true", ",\"steps\":0}\n", "{\"fs\":", "}"])) {
+            let _ = parse(&text);
+        }
+    }
+}

@@ -350,3 +350,38 @@ mod tests {
         assert_eq!(added(&new, &old), Vec::<String>::new());
     }
 }
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use crate::properties::{config, noise};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn complaints_are_told_apart_by_what_they_say(
+            said in vec(("(fs|mm)/[a-b]\\.c", 1usize..99, "[a-z]{1,3}"), 0..6),
+            more in ("(fs|mm)/[a-b]\\.c", 1usize..99, "[a-z]{1,3}"),
+            shift in 0usize..9,
+        ) {
+            let line = |(file, n, text): &(String, usize, String), tree: &str, by: usize| {
+                format!("../src/{tree}/{file}:{}:7: warning: {text}\n  CC      {file}.o\n", n + by)
+            };
+            let old: String = said.iter().map(|s| line(s, "base", 0)).collect();
+            let new: String = said.iter().rev().map(|s| line(s, "series", shift)).collect();
+            let (old, same) = (complaints(&old), complaints(&new));
+            prop_assert_eq!(&old, &same);
+            prop_assert_eq!(added(&old, &same), Vec::<String>::new());
+            let worse = complaints(&format!("{new}{}", line(&more, "series", 0)));
+            prop_assert_eq!(added(&old, &worse).len(), 1);
+        }
+
+        #[test]
+        fn noise_never_panics(text in noise(&["warning:", "error: ", "src/series/", ": ", "./a.c:1", "\n"])) {
+            prop_assert!(complaints(&text).is_sorted());
+        }
+    }
+}
