@@ -112,9 +112,10 @@ impl Cache {
         })
     }
 
-    /// A temporary directory in the cache, gone when dropped.
+    /// A temporary directory in the cache, gone when dropped; those of runs that were killed go now.
     pub fn temp_dir(&self) -> Result<TempDir> {
         self.create()?;
+        self.sweep();
         tempfile::Builder::new()
             .prefix(&format!("{TEMP_PREFIX}{}-", std::process::id()))
             .tempdir_in(&self.dir)
