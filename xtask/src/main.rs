@@ -34,11 +34,16 @@ use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if ui::guard::is_meant() {
+        return ui::guard::main();
+    }
     let cli = cli::Cli::parse();
-    if let Err(e) = ui::signals::install() {
+    if let Err(e) = ui::signals::install().and_then(|()| ui::guard::install()) {
         return error::report(&e);
     }
-    match cli.run().and_then(|()| ui::stream::check()) {
+    let result = cli.run().and_then(|()| ui::stream::check());
+    ui::guard::dismiss();
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => error::report(&e),
     }

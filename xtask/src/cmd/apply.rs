@@ -2,6 +2,7 @@
 //! `apply`: puts the series on the kernel tree.
 
 use super::source;
+use crate::env::cache::Lock;
 use crate::env::Ctx;
 use crate::error::{Failure, Kind};
 use crate::kernel::series;
@@ -38,6 +39,7 @@ pub fn run(ctx: &Ctx, opts: &Opts) -> Result<()> {
         Some(t) => t,
     };
     let patches = series::list(ctx)?;
+    let _lock = lock(ctx, &tree)?;
     let (status, _) = tree.status(ctx, &patches)?;
     if status == Status::Applied {
         return Ok(());
@@ -55,6 +57,12 @@ pub fn run(ctx: &Ctx, opts: &Opts) -> Result<()> {
         ));
     }
     put(ctx, &tree, &patches)
+}
+
+/// Another run may be applying the series to the same tree, or what one that was killed has left.
+fn lock(ctx: &Ctx, tree: &Tree) -> Result<Option<Lock>> {
+    let lock = || ctx.cache.lock_tree(&tree.dir, &ctx.ui);
+    (!ctx.global.dry_run).then(lock).transpose()
 }
 
 fn put(ctx: &Ctx, tree: &Tree, patches: &[std::path::PathBuf]) -> Result<()> {
@@ -76,6 +84,7 @@ pub fn ensure(ctx: &Ctx) -> Result<Option<Tree>> {
         return Ok(None);
     };
     let patches = series::list(ctx)?;
+    let _lock = lock(ctx, &tree)?;
     match tree.status(ctx, &patches)?.0 {
         Status::Applied => {}
         Status::OwnCommits => ctx.ui.note(&format!(

@@ -117,7 +117,7 @@ fn get(ctx: &Ctx, opts: &Opts) -> Result<()> {
 fn from_debian(ctx: &Ctx, dest: &Path) -> Result<()> {
     let base = ctx.cache.base_git(&ctx.base.base.version);
     let _lock = (!ctx.global.dry_run)
-        .then(|| ctx.cache.lock("cache", &ctx.ui))
+        .then(|| ctx.cache.lock("cache", &ctx.ui)?.with_children())
         .transpose()?;
     if !base.exists() {
         if !ctx.global.dry_run {

@@ -184,7 +184,7 @@ fn compile(
     touched: &str,
 ) -> Result<(Split, Vec<String>)> {
     let flavour = profile.flavour();
-    let _lock = ctx.cache.lock(&format!("src-{flavour}"), &ctx.ui)?;
+    let _lock = ctx.cache.lock_source(flavour, &ctx.ui)?;
     let state = if profile == Profile::Base {
         State::Commit(&tree.base)
     } else {

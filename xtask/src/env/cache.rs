@@ -4,6 +4,7 @@
 //! Everything is made under a temporary name beside its place and renamed into it, so what has its
 //! final name is whole. A lock file keeps two xtask processes from making the same thing.
 
+use crate::ui::proc::Kept;
 use crate::ui::progress::Ui;
 use crate::ui::signals;
 use anyhow::{bail, Context, Result};
@@ -157,7 +158,23 @@ impl Cache {
             .context("writing a lock file")?;
         // A full disk must not stop a run that needs no space; the pid is a courtesy.
         let _ = write!(file, "{}", std::process::id());
-        Ok(Lock { _file: file })
+        Ok(Lock {
+            _file: file,
+            _kept: None,
+        })
+    }
+
+    /// Takes the lock on a source tree and on what is built from it.
+    pub fn lock_source(&self, flavour: &str, ui: &Ui) -> Result<Lock> {
+        self.lock(&format!("src-{flavour}"), ui)?.with_children()
+    }
+
+    /// Takes the lock on a kernel tree of the user's.
+    pub fn lock_tree(&self, dir: &Path, ui: &Ui) -> Result<Lock> {
+        let dir = dir.canonicalize().unwrap_or_else(|_| dir.into());
+        let name = sha256_text(&dir.to_string_lossy());
+        self.lock(&format!("tree-{}", &name[..12]), ui)?
+            .with_children()
     }
 
     /// Removes what an earlier run that was killed left behind, told by the process in the name.
@@ -184,6 +201,19 @@ impl Cache {
 /// A held lock; the kernel drops it when the process ends, however that happens.
 pub struct Lock {
     _file: File,
+    _kept: Option<Kept>,
+}
+
+impl Lock {
+    /// The same for as long as anything runs that this thread starts while it is held: what a run
+    /// that was killed has left behind may be writing for another moment.
+    pub fn with_children(self) -> Result<Lock> {
+        let file = self._file.try_clone().context("duplicating a lock")?;
+        Ok(Lock {
+            _kept: Some(Kept::new(file.into())),
+            ..self
+        })
+    }
 }
 
 /// The SHA-256 of a file, in hexadecimal.
@@ -293,6 +323,36 @@ mod tests {
         write_atomic(&path, b"two").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_lock_is_held_until_children_have_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache {
+            dir: dir.path().into(),
+        };
+        let free = || {
+            let file = File::open(dir.path().join("x.lock")).unwrap();
+            flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+        };
+        let ui = Ui::new(false);
+        let lock = cache.lock("x", &ui).unwrap();
+        let cat = crate::ui::proc::Cmd::new("cat");
+        let start = || {
+            cat.spawn(|c| {
+                c.stdin(std::process::Stdio::piped());
+            })
+        };
+        let mut without = start().unwrap();
+        let lock = lock.with_children().unwrap();
+        let mut with = start().unwrap();
+        drop(lock);
+        assert!(!free());
+        drop(with.child.stdin.take());
+        assert!(with.wait().unwrap().success());
+        assert!(free());
+        drop(without.child.stdin.take());
+        assert!(without.wait().unwrap().success());
     }
 
     #[test]

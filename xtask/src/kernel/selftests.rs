@@ -67,7 +67,7 @@ pub fn build(ctx: &Ctx, logs: &Path) -> Result<Option<PathBuf>> {
         return Ok(Some(output.installed()));
     }
     let tree = Tree::find(ctx)?.context("there is no kernel tree to take the selftests from")?;
-    let _lock = ctx.cache.lock(&format!("src-{FLAVOUR}"), &ctx.ui)?;
+    let _lock = ctx.cache.lock_source(FLAVOUR, &ctx.ui)?;
     let (src, _) = snapshot::update(ctx, &tree.dir, &State::WorkTree, FLAVOUR)
         .context("bringing the kernel source into the cache")?;
     let tests = src.join("tools/testing/selftests").join(COLLECTION);

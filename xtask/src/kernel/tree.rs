@@ -214,6 +214,8 @@ impl Tree {
         let mut am = aside
             .git()
             .args(["-c", "core.hooksPath=/dev/null"])
+            // It would go on in the background, with the lock on the tree.
+            .args(["-c", "gc.auto=0", "-c", "maintenance.auto=false"])
             .args(["-c", "commit.gpgSign=false", "am", "-q", "-3"])
             .args(["--committer-date-is-author-date", "--keep-non-patch"])
             .args(["--no-signoff", "--whitespace=nowarn"])
@@ -257,8 +259,16 @@ impl Aside {
             // A run that was killed may have left it.
             aside.remove();
         }
-        let add = ["worktree", "add", "-q", "-f", "--no-checkout", "--detach"];
-        ctx.exec(&tree.git().args(add).arg(&aside.dir).arg(&tree.base))?;
+        // The second -f: one that was killed while it was made is locked.
+        let add = ["worktree", "add", "-q", "-f", "-f", "--no-checkout"];
+        ctx.exec(
+            &tree
+                .git()
+                .args(add)
+                .arg("--detach")
+                .arg(&aside.dir)
+                .arg(&tree.base),
+        )?;
         ctx.exec(&aside.git().args(["read-tree", "HEAD"]))?;
         Ok(aside)
     }
@@ -402,8 +412,13 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let (tree, patches) = tree_and_patches(tmp.path());
         let ctx = Ctx::new(crate::cli::Global::default()).unwrap();
-        for left_without_files in [false, true] {
+        for (left_without_files, locked) in [(false, false), (true, false), (true, true)] {
             let aside = Aside::new(&ctx, &tree).unwrap();
+            if locked {
+                // As git has it while it makes one.
+                let file = tree.dir.join(".git/worktrees/xtask-applying/locked");
+                fs::write(file, "initializing").unwrap();
+            }
             // In the middle of the first patch.
             fs::write(aside.dir.join("a"), "1\n").unwrap();
             if left_without_files {

@@ -4,13 +4,47 @@
 
 use super::signals::{self, Ending};
 use anyhow::{anyhow, bail, Context, Result};
-use rustix::process::{set_parent_process_death_signal, Pid, Signal};
+use rustix::io::{fcntl_setfd, FdFlags};
+use rustix::process::{getpid, getppid, set_parent_process_death_signal, Pid, Signal};
+use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::{BufRead, BufReader, Read};
+use std::marker::PhantomData;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+
+thread_local! {
+    static KEPT: RefCell<Vec<RawFd>> = const { RefCell::new(vec![]) };
+}
+
+/// A descriptor that whatever this thread starts has as well: a lock is held until all of it has
+/// ended, even when xtask has been killed.
+pub struct Kept {
+    fd: OwnedFd,
+    /// It stays with its thread.
+    _thread: PhantomData<*const ()>,
+}
+
+impl Kept {
+    /// From now on until it is dropped.
+    pub fn new(fd: OwnedFd) -> Self {
+        KEPT.with_borrow_mut(|kept| kept.push(fd.as_raw_fd()));
+        Kept {
+            fd,
+            _thread: PhantomData,
+        }
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let fd = self.fd.as_raw_fd();
+        KEPT.with_borrow_mut(|kept| kept.retain(|&k| k != fd));
+    }
+}
 
 /// A command line, its environment and its working directory.
 #[derive(Clone, Debug)]
@@ -88,9 +122,18 @@ impl Cmd {
         if own_group {
             c.process_group(0);
         }
-        // SAFETY: prctl(2) is async-signal-safe and touches nothing of the parent's.
+        let parent = getpid();
+        // SAFETY: prctl(2) and getppid(2) are async-signal-safe and touch nothing of the parent's.
         unsafe {
-            c.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::TERM))?));
+            c.pre_exec(move || {
+                set_parent_process_death_signal(Some(Signal::TERM))?;
+                // It may have died before that: then nobody would be told.
+                if getppid() == Some(parent) {
+                    Ok(())
+                } else {
+                    Err(rustix::io::Errno::SRCH.into())
+                }
+            });
         }
         c
     }
@@ -103,6 +146,21 @@ impl Cmd {
         }
         if let Some(d) = &self.cwd {
             c.current_dir(d);
+        }
+        let kept = match self.ending {
+            Ending::Firm => KEPT.with_borrow(Vec::clone),
+            // It may start services that never end.
+            Ending::Patient => vec![],
+        };
+        // SAFETY: fcntl(2) is async-signal-safe. The command is run by this thread, and at once: the
+        // descriptors are still open.
+        unsafe {
+            c.pre_exec(move || {
+                for &fd in &kept {
+                    let _ = fcntl_setfd(BorrowedFd::borrow_raw(fd), FdFlags::empty());
+                }
+                Ok(())
+            });
         }
         c
     }

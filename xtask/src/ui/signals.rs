@@ -5,6 +5,7 @@
 //! this module passes it on. Code that waits calls [`check`], and temporary directories disappear
 //! as the error unwinds.
 
+use super::guard;
 use crate::error::{Failure, Kind};
 use anyhow::{Context, Result};
 use rustix::process::{kill_process_group, Pid, Signal};
@@ -115,6 +116,7 @@ impl Drop for Foreground {
 /// Registers a process group to be ended with us.
 pub fn register(pid: Pid, ending: Ending) {
     groups().push((pid, ending));
+    guard::tell(pid, ending, true);
     if interrupted() {
         end(pid, ending, Signal::TERM);
     }
@@ -124,6 +126,7 @@ pub fn register(pid: Pid, ending: Ending) {
 pub fn release(pid: Pid, ending: Ending) {
     groups().retain(|&(p, _)| p != pid);
     end(pid, ending, Signal::KILL);
+    guard::tell(pid, ending, false);
 }
 
 #[cfg(test)]

@@ -220,10 +220,7 @@ impl Bench<'_> {
             ..drivers.clone()
         };
         let flavour = Profile::Default.flavour();
-        let _lock = self
-            .ctx
-            .cache
-            .lock(&format!("src-{flavour}"), &self.ctx.ui)?;
+        let _lock = self.ctx.cache.lock_source(flavour, &self.ctx.ui)?;
         let state = State::Commit(&c.hash);
         let (src, _) = snapshot::update(self.ctx, &self.tree.dir, &state, flavour)
             .context("bringing the kernel source into the cache")?;

@@ -158,7 +158,7 @@ fn applies(done: usize, patches: &[PathBuf], stopped: Option<&str>) -> String {
 
 fn compile(ctx: &Ctx, scratch: &Scratch, base: &str, name: &str, log: &Path) -> Result<usize> {
     let flavour = "elsewhere";
-    let _lock = ctx.cache.lock(&format!("src-{flavour}"), &ctx.ui)?;
+    let _lock = ctx.cache.lock_source(flavour, &ctx.ui)?;
     let touched = scratch
         .git()
         .args(["diff", "--name-only", "--diff-filter=d", base, "HEAD"])
