@@ -210,7 +210,9 @@ fn python_env(ctx: &Ctx, dir: &Path, stamp: &Path, packages: &[String]) -> Resul
     if !ctx.global.dry_run {
         ctx.cache.create()?;
         if dir.exists() {
-            fs::remove_dir_all(dir)
+            // At once: a part of it could have the stamp of another version.
+            let old = ctx.cache.temp_dir()?;
+            fs::rename(dir, old.path().join("old"))
                 .with_context(|| format!("cannot remove the unfinished {}", dir.display()))?;
         }
     }

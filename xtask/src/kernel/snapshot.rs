@@ -25,11 +25,23 @@ impl Repo {
         let work_tree = ctx.cache.src(flavour);
         let git_dir = work_tree.with_extension("git");
         if !git_dir.join("HEAD").exists() {
-            // Not inside the work tree: the kernel's version would get a suffix from it.
-            Cmd::new("git")
-                .args(["init", "-q", "--bare"])
-                .arg(&git_dir)
-                .output()?;
+            // Not inside the work tree: the kernel's version would get a suffix from it. What git was
+            // killed at is not taken for a repository.
+            let part = git_dir.with_extension("git.part");
+            for old in [&part, &git_dir] {
+                if old.exists() {
+                    fs::remove_dir_all(old)
+                        .with_context(|| format!("cannot remove {}", old.display()))?;
+                }
+            }
+            let init = Cmd::new("git").args(["init", "-q", "--bare"]);
+            init.arg(&part).output()?;
+            fs::rename(&part, &git_dir)
+                .with_context(|| format!("cannot make {}", git_dir.display()))?;
+        }
+        // Whoever made these had the lock that is ours now.
+        for left in ["index.lock", "snapshot-index.lock"] {
+            let _ = fs::remove_file(git_dir.join(left));
         }
         fs::create_dir_all(&work_tree)
             .with_context(|| format!("cannot make {}", work_tree.display()))?;
@@ -171,6 +183,16 @@ mod tests {
         fs::write(linux.join("b.c"), "other").unwrap();
         assert!(update(&ctx, &linux, &State::Patched(&patch), "t").is_err());
         fs::write(linux.join("b.c"), "b").unwrap();
+
+        // What a run that was killed leaves.
+        fs::write(src.join("b.c"), "spoilt").unwrap();
+        fs::write(src.join("new.c"), "half").unwrap();
+        for name in ["index.lock", "snapshot-index.lock"] {
+            fs::write(dir.path().join("cache/src/t.git").join(name), "").unwrap();
+        }
+        update(&ctx, &linux, &State::WorkTree, "t").unwrap();
+        assert_eq!(fs::read_to_string(src.join("new.c")).unwrap(), "new");
+        assert_eq!(fs::read_to_string(src.join("b.c")).unwrap(), "b");
 
         fs::write(src.join("b.c"), "spoilt").unwrap();
         update(&ctx, &linux, &State::Commit("HEAD"), "t").unwrap();
