@@ -7,6 +7,7 @@ use super::objects::{self, Counter};
 use super::profile::Profile;
 use super::snapshot::{self, State};
 use super::tree::Tree;
+use super::unfinished;
 use super::variant;
 use crate::env::cache::{require_space, sha256_text, write_atomic};
 use crate::env::{tools, Ctx};
@@ -57,7 +58,7 @@ pub fn build_commit(
         log: logs.join(format!("{profile}.log")),
         lenient: true,
     };
-    let _lock = ctx.cache.lock(&format!("src-{flavour}"), &ctx.ui)?;
+    let _lock = ctx.cache.lock_source(flavour, &ctx.ui)?;
     let (_, hash) = snapshot::update(ctx, &tree.dir, &State::Commit(commit), flavour)
         .context("bringing the kernel source into the cache")?;
     if !b.dir.join("vmlinux").exists() {
@@ -130,7 +131,7 @@ pub fn build(ctx: &Ctx, tree: &Tree, profile: Profile, logs: &Path) -> Result<Pa
         println!("{}\n{}", b.make(&["olddefconfig"])?, b.make(&["bzImage"])?);
         return Ok(image);
     }
-    let _lock = ctx.cache.lock(&format!("src-{flavour}"), &ctx.ui)?;
+    let _lock = ctx.cache.lock_source(flavour, &ctx.ui)?;
     let hooks = crate::mutants::hooks(ctx);
     let state = match profile {
         Profile::Base => State::Commit(&tree.base),
@@ -256,11 +257,13 @@ impl Build<'_> {
         let mut counter = Counter::new(present, total, whole);
         let label = format!("building the kernel ({})", self.profile);
         let mut step = self.ctx.ui.step(&label);
+        unfinished::begin(&self.dir)?;
         let said = kbuild::run(self.ctx, &self.log, &self.make(&["bzImage"])?, |l| {
             counter.line(l);
             step.status(counter.status());
             step.line(l);
         })?;
+        unfinished::end(&self.dir)?;
         if whole {
             write_atomic(
                 &total_file,

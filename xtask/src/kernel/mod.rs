@@ -12,4 +12,5 @@ pub mod selftests;
 pub mod series;
 pub mod snapshot;
 pub mod tree;
+pub mod unfinished;
 pub mod variant;
