@@ -109,12 +109,12 @@ fn the_real_base_and_its_build() {
     };
     let mut random = Random::new(seed());
     let bed = Bed::real();
-    // About what they take here; a run that takes longer is killed in its first part only.
-    let minutes = |n: u64| Duration::from_secs(60 * n);
+    // Source and series take about that long, a build takes much longer.
+    let moment = |random: &mut Random| Duration::from_secs(60).mul_f64(random.fraction());
     let mut done = 0;
     while done < kills.div_ceil(3) {
         let how = random.choose(&Killed::ALL);
-        let after = minutes(2).mul_f64(random.fraction());
+        let after = moment(&mut random);
         let killed = bed.kill(&["apply"], after, how);
         bed.check_what_is_there();
         if !killed {
@@ -129,7 +129,7 @@ fn the_real_base_and_its_build() {
     announce(&format!("apply to the real base, killed {done} times"));
     for _ in 0..kills.div_ceil(3) {
         let how = random.choose(&Killed::ALL);
-        bed.kill(&["build"], minutes(1).mul_f64(random.fraction()), how);
+        bed.kill(&["build"], moment(&mut random), how);
     }
     bed.succeed(&["build"]);
     bed.check_finished();
