@@ -6,6 +6,7 @@ use crate::env::cache::Lock;
 use crate::env::Ctx;
 use crate::error::{Failure, Kind};
 use crate::kernel::series;
+use crate::kernel::switch;
 use crate::kernel::tree::{Status, Tree, BRANCH};
 use anyhow::Result;
 use clap::Args;
@@ -61,8 +62,12 @@ pub fn run(ctx: &Ctx, opts: &Opts) -> Result<()> {
 
 /// Another run may be applying the series to the same tree, or what one that was killed has left.
 fn lock(ctx: &Ctx, tree: &Tree) -> Result<Option<Lock>> {
-    let lock = || ctx.cache.lock_tree(&tree.dir, &ctx.ui);
-    (!ctx.global.dry_run).then(lock).transpose()
+    if ctx.global.dry_run {
+        return Ok(None);
+    }
+    let lock = ctx.cache.lock_tree(&tree.dir, &ctx.ui)?;
+    switch::undo_unfinished(ctx, tree)?;
+    Ok(Some(lock))
 }
 
 fn put(ctx: &Ctx, tree: &Tree, patches: &[std::path::PathBuf]) -> Result<()> {

@@ -11,6 +11,7 @@ pub mod profile;
 pub mod selftests;
 pub mod series;
 pub mod snapshot;
+pub mod switch;
 pub mod tree;
 pub mod unfinished;
 pub mod variant;

@@ -3,6 +3,7 @@
 
 use super::import::{debian_patched, BASE_BRANCH};
 use super::series::{self, Bench};
+use super::switch;
 use crate::env::base::makefile_version;
 use crate::env::Ctx;
 use crate::error::{Failure, Kind};
@@ -192,14 +193,13 @@ impl Tree {
                 "the commits that were on {BRANCH} are kept on {backup}"
             ));
         }
-        let switch = self.git().args(["checkout", "-q", "-B", BRANCH, &made]);
+        let switch_over = self.git().args(["checkout", "-q", "-B", BRANCH, &made]);
         let record = self.git().args(["config", APPLIED_KEY, &made]);
-        for cmd in [switch, record] {
-            if ctx.global.dry_run {
-                ctx.exec(&cmd)?;
-            } else {
-                cmd.to_the_end()?;
-            }
+        if !ctx.global.dry_run {
+            return switch::to(self, &made, &[switch_over, record]);
+        }
+        for cmd in [switch_over, record] {
+            ctx.exec(&cmd)?;
         }
         Ok(())
     }
