@@ -129,3 +129,99 @@ mod tests {
         assert_eq!(of_file(&proc).unwrap().unwrap().kind, "proc");
     }
 }
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+    fn path() -> impl Strategy<Value = PathBuf> {
+        vec(vec(1u8..=255, 1..6), 0..4).prop_map(|parts| {
+            let parts = parts.into_iter().map(|mut part| {
+                part.iter_mut()
+                    .filter(|b| **b == b'/')
+                    .for_each(|b| *b = b'x');
+                [vec![b'/', b'p'], part].concat()
+            });
+            let bytes = parts.collect::<Vec<_>>().concat();
+            PathBuf::from(OsString::from_vec(if bytes.is_empty() {
+                b"/".to_vec()
+            } else {
+                bytes
+            }))
+        })
+    }
+
+    fn mount() -> impl Strategy<Value = Mount> {
+        let option = "[a-z]{1,5}(=[a-z]{1,4})?";
+        (
+            any::<u64>(),
+            any::<u8>(),
+            any::<u16>(),
+            path(),
+            "ext4|xfs|9p",
+            path(),
+            vec(option, 2..5),
+        )
+            .prop_map(|(id, major, minor, point, kind, source, options)| Mount {
+                id,
+                device: Device {
+                    major: major.into(),
+                    minor: minor.into(),
+                },
+                point,
+                kind,
+                source,
+                options: options.join(","),
+            })
+    }
+
+    /// The kernel's line, with or without optional fields.
+    fn write(mount: &Mount, optional: &str) -> Vec<u8> {
+        let encode = |path: &Path| escape::encode(path.as_os_str().as_bytes());
+        let (of_mount, of_fs) = mount.options.split_once(',').unwrap();
+        let Device { major, minor } = mount.device;
+        [
+            format!("{} 1 {major}:{minor} / ", mount.id).into_bytes(),
+            encode(&mount.point),
+            format!(" {of_mount} {optional}- {} ", mount.kind).into_bytes(),
+            encode(&mount.source),
+            format!(" {of_fs}\n").into_bytes(),
+        ]
+        .concat()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn mounts_are_read_back(mounts in vec(mount(), 0..5), optional in "(shared:[0-9] )?(master:[0-9] )?") {
+            let text: Vec<u8> = mounts.iter().flat_map(|m| write(m, &optional)).collect();
+            prop_assert_eq!(parse(&text), mounts);
+        }
+
+        #[test]
+        fn the_mount_that_holds_a_path_is_the_nearest(mounts in vec(mount(), 1..6), rest in path(), of in any::<prop::sample::Index>()) {
+            let below = mounts[of.index(mounts.len())].point.join(rest.strip_prefix("/").unwrap());
+            let found = holding(&mounts, &below).unwrap();
+            prop_assert!(below.starts_with(&found.point));
+            let nearer = |m: &&Mount| below.starts_with(&m.point) && m.point.starts_with(&found.point) && m.point != found.point;
+            prop_assert_eq!(mounts.iter().find(nearer), None);
+            // Of several in one place, the last one lies on top.
+            let last = mounts.iter().rfind(|m| m.point == found.point);
+            prop_assert_eq!(last, Some(found));
+        }
+
+        #[test]
+        fn damage_never_panics(mount in mount(), at in any::<prop::sample::Index>(), byte in any::<u8>(), noise in vec(any::<u8>(), 0..80)) {
+            parse(&noise);
+            let mut text = write(&mount, "");
+            let at = at.index(text.len());
+            text[at] = byte;
+            parse(&text);
+        }
+    }
+}

@@ -120,3 +120,48 @@ mod tests {
         );
     }
 }
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_name_of_any_bytes_is_shown_on_one_line_and_means_only_itself(bytes in vec(any::<u8>(), 0..40)) {
+            let text = shown(OsStr::from_bytes(&bytes));
+            prop_assert!(!text.chars().any(char::is_control));
+            // Every backslash begins a byte.
+            let mut back = vec![];
+            let mut rest = text.as_bytes();
+            while let Some((&first, more)) = rest.split_first() {
+                if first == b'\\' {
+                    let digits = std::str::from_utf8(&more[..3]).unwrap();
+                    back.push(u8::from_str_radix(digits, 8).unwrap());
+                    rest = &more[3..];
+                } else {
+                    back.push(first);
+                    rest = more;
+                }
+            }
+            prop_assert_eq!(back, bytes);
+        }
+
+        #[test]
+        fn json_of_any_path_is_json_and_keeps_it(bytes in vec(any::<u8>(), 0..40)) {
+            let text = serde_json::to_string(&JsonPath(Path::new(OsStr::from_bytes(&bytes)))).unwrap();
+            let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+            match value.get("path_hex") {
+                None => prop_assert_eq!(value["path"].as_str().unwrap().as_bytes(), &bytes[..]),
+                Some(hex) => {
+                    let hex = hex.as_str().unwrap();
+                    let digits = (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap());
+                    prop_assert_eq!(digits.collect::<Vec<u8>>(), bytes);
+                }
+            }
+        }
+    }
+}

@@ -206,3 +206,112 @@ mod tests {
         assert!(failed(&join(&[("a".into(), String::new())])));
     }
 }
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    /// Keeps what is written, and can be looked at meanwhile.
+    #[derive(Clone, Default)]
+    struct Kept(Rc<RefCell<Vec<u8>>>);
+
+    impl Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.borrow_mut().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn outcome() -> impl Strategy<Value = Outcome> {
+        // What a test says may have lines that look like results.
+        let why = || "([a-z #]{0,9}|ok 1 a|not ok 1 b|1\\.\\.9)(\n[ -~]{0,9}){0,3}";
+        prop_oneof![
+            Just(Outcome::Pass),
+            why().prop_map(Outcome::Fail),
+            why().prop_map(Outcome::Skip),
+        ]
+    }
+
+    fn groups() -> impl Strategy<Value = Vec<Vec<Outcome>>> {
+        vec(vec(outcome(), 1..5), 1..4)
+    }
+
+    fn write(groups: &[Vec<Outcome>]) -> (String, (usize, usize, usize)) {
+        let kept = Kept::default();
+        let mut writer = Writer::to(Box::new(kept.clone()), groups.len()).unwrap();
+        for (g, tests) in groups.iter().enumerate() {
+            let name = format!("g{g}.xfs");
+            writer.begin(&name, tests.len()).unwrap();
+            for (t, outcome) in tests.iter().enumerate() {
+                writer.test(&format!("t{t}"), outcome).unwrap();
+            }
+            writer.end(&name).unwrap();
+        }
+        let text = String::from_utf8(kept.0.borrow().clone()).unwrap();
+        (text, writer.totals)
+    }
+
+    fn is_fail(outcome: &Outcome) -> bool {
+        matches!(outcome, Outcome::Fail(_))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_is_written_is_read_back(groups in groups()) {
+            let (text, totals) = write(&groups);
+            let read = results(&text);
+            let all: Vec<&Outcome> = groups.iter().flatten().collect();
+            prop_assert_eq!(read.len(), all.len());
+            prop_assert_eq!(totals.0 + totals.1 + totals.2, all.len());
+            prop_assert_eq!(totals.1, all.iter().filter(|o| is_fail(o)).count());
+            prop_assert_eq!(failed(&text), totals.1 > 0);
+            for (g, tests) in groups.iter().enumerate() {
+                for (t, outcome) in tests.iter().enumerate() {
+                    let name = format!("g{g}.xfs.t{t}");
+                    let want = match outcome {
+                        Outcome::Pass => Outcome::Pass,
+                        Outcome::Fail(_) => Outcome::Fail(String::new()),
+                        Outcome::Skip(why) => Outcome::Skip(why.replace('\n', " ")),
+                    };
+                    prop_assert_eq!(read.get(&name), Some(&want));
+                }
+            }
+        }
+
+        #[test]
+        fn suites_that_are_put_together_keep_their_results(suites in vec(groups(), 1..4), at in any::<Index>()) {
+            let texts: Vec<(String, String)> = suites
+                .iter()
+                .enumerate()
+                .map(|(n, groups)| (format!("s{n}"), write(&groups[..1]).0))
+                .collect();
+            let text = join(&texts);
+            prop_assert_eq!(failed(&text), texts.iter().any(|(_, t)| failed(t)));
+            let top = text.lines().filter(|l| l.starts_with("ok ") || l.starts_with("not ok "));
+            prop_assert_eq!(top.count(), texts.len());
+            // One that was cut off has not passed.
+            let mut broken = texts.clone();
+            let suite = &mut broken[0].1;
+            let last = suite.trim_end().rfind('\n').unwrap();
+            suite.truncate(at.index(last));
+            prop_assert!(failed(&join(&broken)));
+        }
+
+        #[test]
+        fn noise_never_panics(text in "([ a-z]{0,4}|ok |not ok |# SKIP |# Subtest: |1\\.\\.|[0-9]{1,3}|\n|\\PC){0,40}") {
+            results(&text);
+            failed(&join(&[("a".into(), text)]));
+        }
+    }
+}

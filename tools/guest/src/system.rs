@@ -195,3 +195,125 @@ mod tests {
         }
     }
 }
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+    fn path() -> impl Strategy<Value = PathBuf> {
+        vec(1u8..=255, 0..20).prop_map(|mut bytes| {
+            bytes.insert(0, b'/');
+            PathBuf::from(OsString::from_vec(bytes))
+        })
+    }
+
+    fn escaped(path: &Path) -> Vec<u8> {
+        escape::encode(path.as_os_str().as_bytes())
+    }
+
+    /// A line of the kernel's, and what it says.
+    fn line() -> impl Strategy<Value = (Vec<u8>, Listing)> {
+        let pids = proptest::collection::btree_set(1u32..1 << 22, 0..4);
+        let pin = (
+            proptest::option::of(path()),
+            pids,
+            path(),
+            any::<u32>(),
+            any::<bool>(),
+        );
+        let pin = pin.prop_map(|(owner, pids, path, first, writable)| {
+            let first = u64::from(first);
+            let pids: Vec<u32> = pids.into_iter().collect();
+            let words: Vec<String> = pids.iter().map(u32::to_string).collect();
+            let pin = Pin {
+                owner,
+                pids,
+                path,
+                first,
+                last: first + 4095,
+                writable,
+            };
+            let text = [
+                b"pin ".to_vec(),
+                pin.owner.as_deref().map_or(b"mm".to_vec(), escaped),
+                format!(
+                    " {} ",
+                    if words.is_empty() {
+                        "-".into()
+                    } else {
+                        words.join(",")
+                    }
+                )
+                .into_bytes(),
+                escaped(&pin.path),
+                format!(
+                    " {first}-{} {}\n",
+                    first + 4095,
+                    if writable { "rw" } else { "r" }
+                )
+                .into_bytes(),
+            ];
+            (
+                text.concat(),
+                Listing {
+                    pins: vec![pin],
+                    leases: vec![],
+                },
+            )
+        });
+        let lease = (1u32..1 << 22, path(), any::<bool>()).prop_map(|(pid, path, sole)| {
+            let kind = if sole { " sole\n" } else { " shared\n" };
+            let text = [
+                format!("lease {pid} ").into_bytes(),
+                escaped(&path),
+                kind.into(),
+            ];
+            (
+                text.concat(),
+                Listing {
+                    pins: vec![],
+                    leases: vec![Lease { pid, path, sole }],
+                },
+            )
+        });
+        prop_oneof![pin, lease]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_the_kernel_writes_is_read_back(lines in vec(line(), 0..6)) {
+            let (leases, pins): (Vec<_>, Vec<_>) = lines.into_iter().partition(|(_, l)| l.pins.is_empty());
+            let mut text = vec![];
+            let mut want = Listing::default();
+            for (line, listing) in pins.into_iter().chain(leases) {
+                text.extend(line);
+                want.pins.extend(listing.pins);
+                want.leases.extend(listing.leases);
+            }
+            let read = parse(&text).unwrap();
+            prop_assert_eq!(&read.pins, &want.pins);
+            prop_assert_eq!(&read.leases, &want.leases);
+        }
+
+        #[test]
+        fn a_line_that_was_cut_off_is_odd((line, _) in line(), at in any::<Index>()) {
+            let at = 1 + at.index(line.len() - 1);
+            prop_assert!(parse(&line[..at]).is_err());
+        }
+
+        #[test]
+        fn noise_never_panics((mut line, _) in line(), at in any::<Index>(), byte in any::<u8>(), noise in vec(any::<u8>(), 0..60)) {
+            let _ = parse(&noise);
+            let at = at.index(line.len());
+            line[at] = byte;
+            let _ = parse(&line);
+        }
+    }
+}
