@@ -14,7 +14,7 @@ use random::Random;
 use std::time::{Duration, Instant};
 
 /// In the ordinary run.
-const FEW: usize = 4;
+const FEW: usize = 3;
 /// A run that was to be killed and has ended by itself counts as well, but not for ever.
 const ATTEMPTS: usize = 4;
 
