@@ -37,15 +37,14 @@ impl Ctx {
     /// Reads the project's files and the environment.
     pub fn new(mut global: Global) -> Result<Self> {
         // cargo says where the package is now; the clone may have moved since this was compiled.
-        let manifest = std::env::var_os("CARGO_MANIFEST_DIR");
-        let root = Path::new(
-            manifest
-                .as_deref()
-                .unwrap_or(env!("CARGO_MANIFEST_DIR").as_ref()),
-        )
-        .parent()
-        .context("xtask is not inside the project")?
-        .to_path_buf();
+        let now = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+        let now = now.filter(|dir| dir.ends_with("xtask") && dir.join("../base.toml").exists());
+        let root = now
+            .as_deref()
+            .unwrap_or(Path::new(env!("CARGO_MANIFEST_DIR")))
+            .parent()
+            .context("xtask is not inside the project")?
+            .to_path_buf();
         for path in [&mut global.linux, &mut global.kernel]
             .into_iter()
             .flatten()
