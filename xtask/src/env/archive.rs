@@ -254,6 +254,14 @@ mod tests {
     }
 
     #[test]
+    fn a_path_is_no_name() {
+        for name in ["../x.deb", "/etc/x", "a/b", ".."] {
+            let line = format!("'http://m.example/x' {name} 7 SHA256:0\n");
+            assert_eq!(parse_uris(&line), [], "{name}");
+        }
+    }
+
+    #[test]
     fn a_wrong_checksum_removes_the_download() {
         let dir = tempfile::tempdir().unwrap();
         let (part, path) = (dir.path().join("f.part"), dir.path().join("f"));
@@ -317,7 +325,12 @@ mod properties {
         }
 
         #[test]
-        fn no_name_leads_elsewhere(text in noise(&["'http://x' ", "a.deb ", "../", "/etc/", "7 ", "SHA256:", "%3a", ".."])) {
+        fn no_name_leads_elsewhere(
+            names in vec("[./a]{1,4}|\\.\\./[a-z]{1,4}|/etc/[a-z]{1,4}|[a-z]{1,4}", 0..6),
+            noise in noise(&["'http://x' ", "a.deb ", "../", "/etc/", "7 ", "SHA256:", "%3a", ".."]),
+        ) {
+            let lines = names.iter().map(|n| format!("'http://x/y' {n} 7 SHA256:0\n"));
+            let text = lines.collect::<String>() + &noise;
             for file in parse_uris(&text) {
                 let path = Path::new("/downloads").join(&file.name);
                 prop_assert_eq!(path.parent(), Some(Path::new("/downloads")));

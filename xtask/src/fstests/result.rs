@@ -330,6 +330,17 @@ generic/007       [expunged]
     }
 
     #[test]
+    fn what_is_no_number_is_no_time() {
+        for time in ["nan", "inf", "-infinity", "x"] {
+            assert_eq!(
+                timestamp(&format!("[{time}] run fstests generic/001")),
+                None
+            );
+        }
+        assert_eq!(timestamp("[    1.5] x"), Some(1.5));
+    }
+
+    #[test]
     fn a_crash_is_that_of_the_test_that_was_running() {
         let all = outcomes(
             "generic/001        4s\ngeneric/008       ",

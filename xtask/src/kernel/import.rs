@@ -336,6 +336,15 @@ mod tests {
     }
 
     #[test]
+    fn a_tarball_that_ends_between_two_files_is_refused() {
+        let tar = tarball();
+        let convert = |tar: &[u8]| convert(tar, &mut vec![], "Linux 7\n", &mut |_| {});
+        assert!(convert(&tar).is_ok());
+        // A file takes two blocks.
+        assert!(convert(&tar[..2 * BLOCK]).is_err() && convert(&[]).is_err());
+    }
+
+    #[test]
     fn debians_ignoring_of_everything_is_taken_out() {
         let mut b = tar::Builder::new(vec![]);
         let text = format!("*.o\n\n{IGNORE_ALL} at the top level\n#\n/*\n!/debian/\n");
@@ -442,9 +451,11 @@ mod properties {
         #[test]
         fn a_tarball_that_was_cut_off_is_refused(files in files(), at in any::<Index>()) {
             let tar = tarball(&files);
-            // Whatever is left out of the two empty blocks at its end.
-            let end = tar.len() - 1024;
-            prop_assert!(converted(&tar[..at.index(end + 1)]).is_err());
+            // Of the two empty blocks at its end one may be missing.
+            let at = at.index(tar.len() - BLOCK);
+            prop_assert!(converted(&tar[..at]).is_err());
+            // Between two files as well.
+            prop_assert!(converted(&tar[..at / BLOCK * BLOCK]).is_err());
         }
 
         #[test]
