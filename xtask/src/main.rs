@@ -38,9 +38,10 @@ fn main() -> ExitCode {
         return ui::guard::main();
     }
     let cli = cli::Cli::parse();
-    if let Err(e) = ui::signals::install().and_then(|()| ui::guard::install()) {
+    if let Err(e) = ui::signals::install() {
         return error::report(&e);
     }
+    ui::guard::install();
     let result = cli.run().and_then(|()| ui::stream::check());
     ui::guard::dismiss();
     match result {

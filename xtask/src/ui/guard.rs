@@ -5,7 +5,6 @@
 //! not theirs: compilers of a make that has ended would go on writing objects.
 
 use super::signals::{self, Ending};
-use anyhow::{Context, Result};
 use rustix::process::{test_kill_process_group, Pid, Signal};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
@@ -36,20 +35,20 @@ pub fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Starts the guard of this process.
-pub fn install() -> Result<()> {
-    let mut child = Command::new("/proc/self/exe")
+/// Starts the guard of this process. Where that cannot be, there is still the signal that the kernel
+/// sends to the children.
+pub fn install() {
+    let child = Command::new("/proc/self/exe")
         .arg(ARGUMENT)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         // What ends xtask's group, such as Ctrl-C, does not end it.
         .process_group(0)
-        .spawn()
-        .context("cannot start another xtask, to end what is left when this one is killed")?;
-    let pipe = child.stdin.take().context("no pipe to the guard")?;
-    *guard() = Some((child, pipe));
-    Ok(())
+        .spawn();
+    if let Ok(mut child) = child {
+        *guard() = child.stdin.take().map(|pipe| (child, pipe));
+    }
 }
 
 /// Lets the guard go: xtask has ended everything itself.
@@ -65,7 +64,7 @@ pub fn tell(pid: Pid, ending: Ending, there: bool) {
     if let Some((_, pipe)) = guard().as_mut() {
         let sign = if there { '+' } else { '-' };
         let how = if ending == Ending::Firm { 'F' } else { 'P' };
-        // Without a guard there is still the signal that the kernel sends to the children.
+        // It may have been killed as well.
         let _ = writeln!(pipe, "{sign} {} {how}", pid.as_raw_nonzero());
     }
 }
