@@ -66,7 +66,10 @@ fn lock(ctx: &Ctx, tree: &Tree) -> Result<Option<Lock>> {
         return Ok(None);
     }
     let lock = ctx.cache.lock_tree(&tree.dir, &ctx.ui)?;
-    switch::undo_unfinished(ctx, tree)?;
+    if switch::undo_unfinished(ctx, tree)? {
+        ctx.ui
+            .note("took back a switch to the series that was killed in the middle");
+    }
     Ok(Some(lock))
 }
 

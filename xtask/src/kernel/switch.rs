@@ -6,7 +6,7 @@
 //! locked. A note in the repository says to what the switch was; it was made when the tree had no
 //! changes. With that the next run takes the files back, but none that somebody has changed since.
 
-use super::tree::Tree;
+use super::tree::{Tree, BRANCH};
 use crate::env::Ctx;
 use crate::error::{Failure, Kind};
 use crate::ui::proc::Cmd;
@@ -32,16 +32,18 @@ pub fn to(tree: &Tree, commit: &str, steps: &[Cmd]) -> Result<()> {
     fs::remove_file(&note).with_context(|| format!("cannot remove {}", note.display()))
 }
 
-/// Takes back what was begun and not finished. Call with the lock on the tree held: whoever had it
-/// before has ended, and git with it.
-pub fn undo_unfinished(ctx: &Ctx, tree: &Tree) -> Result<()> {
+/// Takes back what was begun and not finished; was there something? Call with the lock on the tree
+/// held: whoever had it before has ended, and git with it.
+pub fn undo_unfinished(ctx: &Ctx, tree: &Tree) -> Result<bool> {
     let note = place(tree, NOTE)?;
     let Ok(commit) = fs::read_to_string(&note) else {
-        return Ok(());
+        return Ok(false);
     };
-    ctx.ui
-        .note("taking back a switch to the series that was killed in the middle");
-    let _ = fs::remove_file(place(tree, "index.lock")?);
+    // The locks of the git that was killed; any other git would have failed on them.
+    let branch = format!("refs/heads/{BRANCH}.lock");
+    for lock in ["index.lock", "HEAD.lock", "config.lock", &branch] {
+        let _ = fs::remove_file(place(tree, lock)?);
+    }
     let tree_of = |c: &str| {
         let name = format!("{c}^{{tree}}");
         tree.git().args(["rev-parse", &name]).output()
@@ -95,7 +97,8 @@ pub fn undo_unfinished(ctx: &Ctx, tree: &Tree) -> Result<()> {
     let there = changed.iter().filter(|name| old.join(name).exists());
     let restore = tree.git().args(["checkout-index", "-q", "-u", "--"]);
     restore.args(there).to_the_end()?;
-    fs::remove_file(&note).with_context(|| format!("cannot remove {}", note.display()))
+    fs::remove_file(&note).with_context(|| format!("cannot remove {}", note.display()))?;
+    Ok(true)
 }
 
 /// Writes those of the files that the commit has.
@@ -174,7 +177,9 @@ mod tests {
     #[test]
     fn files_are_taken_back() {
         let k = killed();
-        k.write(".git/index.lock", "");
+        for lock in ["index", "HEAD", "config", "refs/heads/series"] {
+            k.write(&format!(".git/{lock}.lock"), "");
+        }
         k.write("a", "two\n");
         k.write("b", "tw");
         k.write("c", "");
@@ -182,13 +187,15 @@ mod tests {
         // Somebody's own, which the switch had nothing to do with.
         k.write("e", "mine\n");
         k.write("f", "mine\n");
-        undo_unfinished(&k.ctx, &k.tree).unwrap();
+        assert!(undo_unfinished(&k.ctx, &k.tree).unwrap());
         assert_eq!(k.git(&["status", "--porcelain"]), " M e\n?? f");
         assert_eq!(k.read("c"), None);
         assert!(!place(&k.tree, NOTE).unwrap().exists());
+        k.git(&["config", "a.b", "c"]);
+        k.git(&["checkout", "-q", "-b", "series"]);
         // And nothing the next time.
         k.write("a", "mine\n");
-        undo_unfinished(&k.ctx, &k.tree).unwrap();
+        assert!(!undo_unfinished(&k.ctx, &k.tree).unwrap());
         assert_eq!(k.read("a").as_deref(), Some("mine\n"));
     }
 
