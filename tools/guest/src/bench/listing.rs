@@ -23,11 +23,9 @@ pub fn run(bench: &mut Bench) -> anyhow::Result<()> {
     // What the test device itself keeps for each pin: nobody records those of anonymous memory.
     let without = grown(&mut Pinned::of_anonymous(LENGTH)?, 20_000)?;
     let mut pinned = Pinned::of(&path, LENGTH)?;
-    let idle = latest(|| {
-        again_and_again(|| {
-            std::hint::spin_loop();
-            Ok(())
-        })
+    let idle = usually_latest(|| {
+        std::hint::spin_loop();
+        Ok(())
     })?;
     bench.latency("nothing-runs", "no listing", None, idle)?;
     for pins in PINS {
@@ -52,7 +50,7 @@ pub fn run(bench: &mut Bench) -> anyhow::Result<()> {
                 .sink
                 .curve("listing-line", place, pins, &Costs::of(costs))?;
         }
-        let late = latest(|| again_and_again(|| read("/proc/self/file_pins").map(drop)))?;
+        let late = usually_latest(|| read("/proc/self/file_pins").map(drop))?;
         bench.latency("nothing-runs", "/proc/self/file_pins", Some(pins), late)?;
     }
     drop(pinned);
@@ -96,6 +94,17 @@ fn again_and_again(mut what: impl FnMut() -> anyhow::Result<()>) -> anyhow::Resu
         what()?;
     }
     Ok(())
+}
+
+/// How late is usual: what the kernel does once in a while, for others, is in one of three tries at most; what
+/// comes of `what` is in all of them.
+fn usually_latest(mut what: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<u64> {
+    let mut tries = [0; 3];
+    for late in &mut tries {
+        *late = latest(|| again_and_again(&mut what))?;
+    }
+    tries.sort_unstable();
+    Ok(tries[1])
 }
 
 /// How late a thread with real-time priority gets to run, at most, while `what` runs: no longer than
