@@ -18,6 +18,7 @@ mod nfs;
 mod ops;
 mod perftest;
 mod pins;
+mod powerloss;
 mod protocol;
 mod ptrace;
 mod pyverbs;
@@ -68,6 +69,9 @@ enum Command {
     /// A process of the stress run
     #[command(hide = true)]
     Actor(stress::ActorOptions),
+    /// What fsync has returned for is there after a power loss
+    #[command(subcommand)]
+    Powerloss(powerloss::Options),
     /// The verbs library's own tests
     Pyverbs(pyverbs::Options),
     /// A process of a scenario: reads requests from stdin
@@ -89,6 +93,7 @@ fn main() -> ExitCode {
         Command::Faults(options) => faults::run(&options),
         Command::Stress(options) => stress::run(&options),
         Command::Actor(options) => stress::act(&options).map(|()| true),
+        Command::Powerloss(options) => powerloss::run(&options),
         Command::Pyverbs(options) => pyverbs::run_all(&options),
         Command::Worker { kept } => worker::run(&kept).map(|()| true),
     };
