@@ -72,6 +72,7 @@ enum Command {
     Fstests(Box<cmd::fstests::Opts>),
     Stress(cmd::stress::Opts),
     Faults(cmd::faults::Opts),
+    Powerloss(cmd::powerloss::Opts),
     Run(cmd::run::Opts),
     Shell(cmd::shell::Opts),
     #[command(subcommand)]
@@ -99,6 +100,7 @@ impl Cli {
             Command::Fstests(o) => cmd::fstests::run(&ctx, &o),
             Command::Stress(o) => cmd::stress::run(&ctx, &o),
             Command::Faults(o) => cmd::faults::run(&ctx, &o),
+            Command::Powerloss(o) => cmd::powerloss::run(&ctx, &o),
             Command::Run(o) => cmd::run::run(&ctx, &o),
             Command::Shell(o) => cmd::shell::run(&ctx, &o),
             Command::Series(o) => cmd::series::run(&ctx, &o),

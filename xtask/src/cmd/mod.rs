@@ -11,6 +11,7 @@ pub mod faults;
 pub mod fstests;
 pub mod matrix;
 pub mod mutants;
+pub mod powerloss;
 pub mod pyverbs;
 pub mod run;
 pub mod series;

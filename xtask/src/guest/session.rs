@@ -120,6 +120,16 @@ impl Session<'_> {
         self.boot(ctx, (Machine::LARGE, Clock::Host, &[], &[]), note)
     }
 
+    /// The same on a machine with nvdimms, which the arguments for QEMU are about.
+    pub fn run_nvdimm(
+        &self,
+        ctx: &Ctx,
+        qemu: &[String],
+        note: impl FnMut(&str),
+    ) -> Result<Outcome> {
+        self.boot(ctx, (Machine::NVDIMM, Clock::Host, qemu, &[]), note)
+    }
+
     fn boot(
         &self,
         ctx: &Ctx,

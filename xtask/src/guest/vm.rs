@@ -17,6 +17,11 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// None: nvdimms come with more arguments for QEMU.
+    pub const NVDIMM: Machine = Machine {
+        memory: "2G",
+        pmem: &[],
+    };
     /// Two devices of 512 MiB.
     pub const SMALL: Machine = Machine {
         memory: "4G",
