@@ -8,6 +8,7 @@
 mod count;
 mod files;
 mod gup;
+mod layouts;
 mod leases;
 mod listing;
 mod memory;
@@ -74,8 +75,9 @@ enum Needs {
 
 type Group = (&'static str, Needs, fn(&mut Bench) -> anyhow::Result<()>);
 
-const GROUPS: [Group; 12] = [
+const GROUPS: [Group; 13] = [
     ("files", Needs::Counting, files::run),
+    ("layouts", Needs::Counting, layouts::run),
     ("gup", Needs::Counting, gup::run),
     ("owned", Needs::CountingPins, gup::owned),
     ("regions", Needs::CountingPins, regions::run),

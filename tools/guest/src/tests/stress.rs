@@ -18,8 +18,8 @@ const ROOM: u64 = 32 << 20;
 
 const PLAN: Plan = Plan {
     seed: 1,
-    ops: Some(500),
-    time: Duration::from_secs(9),
+    ops: Some(300),
+    time: Duration::from_secs(6),
     room: ROOM,
     slow: false,
     disturb: None,
