@@ -321,17 +321,20 @@ pub const WINDOWS: u32 = 1 << 4;
 /// `IBV_ACCESS_ON_DEMAND`: pages are faulted in when the device needs them, and not pinned.
 pub const ON_DEMAND: u32 = 1 << 6;
 
-/// The page faults of a process that took no I/O, as `/proc/<pid>/stat` has them.
+/// A field of `/proc/<pid>/stat` behind the name, which may have blanks in it; the state is number 3. `None`
+/// if the process is gone.
+fn stat_field(pid: u32, number: usize) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let behind = stat.rsplit(") ").next()?;
+    behind.split(' ').nth(number - 3).map(str::to_owned)
+}
+
+/// The page faults of a process that took no I/O.
 pub fn minor_faults(pid: u32) -> anyhow::Result<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The state is the third of all and the first after the name; this is the tenth.
-    let field = stat.rsplit(") ").next().unwrap_or_default();
-    let field = field.split(' ').nth(7).context("no minor faults")?;
-    Ok(field.parse()?)
+    Ok(stat_field(pid, 10).context("no minor faults")?.parse()?)
 }
 
 /// The state of a process, as `/proc/<pid>/stat` has it; `None` if it is gone.
 pub fn process_state(pid: u32) -> Option<char> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit(") ").next()?.chars().next()
+    stat_field(pid, 3)?.chars().next()
 }

@@ -41,11 +41,15 @@ impl Fs {
         })
     }
 
-    fn mkfs(self) -> &'static [&'static str] {
-        match self {
-            Fs::Xfs => &["mkfs.xfs", "-q", "-f"],
-            Fs::Ext4 => &["mkfs.ext4", "-q", "-F", "-b", "4096"],
-        }
+    /// What makes it; the device is to follow.
+    pub fn mkfs(self) -> Command {
+        let (program, arguments): (_, &[&str]) = match self {
+            Fs::Xfs => ("mkfs.xfs", &["-q", "-f"]),
+            Fs::Ext4 => ("mkfs.ext4", &["-q", "-F", "-b", "4096"]),
+        };
+        let mut command = Command::new(program);
+        command.args(arguments);
+        command
     }
 
     /// Options of mkfs for tests: extents that begin at 2 MiB, and room to grow. What comes after the
@@ -124,12 +128,7 @@ impl Mounted {
                 device.display()
             );
         }
-        let (program, arguments) = fs.mkfs().split_first().context("no mkfs")?;
-        run(Command::new(program)
-            .args(arguments)
-            .args(options)
-            .arg(device)
-            .args(size))?;
+        run(fs.mkfs().args(options).arg(device).args(size))?;
         if fs == Fs::Xfs && !options.is_empty() {
             set_exchange(device, true)?;
         }

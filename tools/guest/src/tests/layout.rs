@@ -4,10 +4,10 @@
 
 use super::env::{lease_is, op_is, Env, BEFORE, BEHIND, EXCLUSIVE, PINNED, SHARED, SOLE, UNLCK};
 use super::held::Held;
+use super::lifetime::dirty;
 use super::Test;
-use crate::client::{minor_faults, Client};
+use crate::client::minor_faults;
 use crate::ops::{subtractive, Op, Span};
-use crate::protocol::Request;
 use crate::setup::Fs;
 use crate::snapshot::{is_capable, make_capable};
 use crate::trial::Expect;
@@ -195,14 +195,14 @@ fn pinned(env: &Env, op: Op) -> anyhow::Result<()> {
     let mut other = env.other(op)?;
     holder.pin(&files.0)?;
     let data = std::fs::read(&files.0)?;
-    store(&mut holder)?;
+    dirty(&mut holder)?;
     let before = minor_faults(holder.pid())?;
-    store(&mut holder)?;
+    dirty(&mut holder)?;
     let usual = minor_faults(holder.pid())? - before;
     op_is(&mut holder, op, &files, PINNED, REFUSED, "the holder")?;
     op_is(&mut other, op, &files, PINNED, REFUSED, "another process")?;
     let before = minor_faults(holder.pid())?;
-    store(&mut holder)?;
+    dirty(&mut holder)?;
     let faults = minor_faults(holder.pid())? - before;
     ensure!(
         faults < usual + PINNED.length / 4096 / 2,
@@ -222,17 +222,6 @@ fn pinned(env: &Env, op: Op) -> anyhow::Result<()> {
         Expect::Succeeds,
         "the holder, unpinned",
     )
-}
-
-/// Stores to each page that is pinned.
-fn store(holder: &mut Client) -> anyhow::Result<()> {
-    holder.must(Request::Fill {
-        map: "map".to_owned(),
-        offset: PINNED.offset,
-        length: PINNED.length,
-        seed: 6,
-    })?;
-    Ok(())
 }
 
 /// The pinned range, lease released: nobody, until it is unpinned.

@@ -348,7 +348,7 @@ fn dma_then_fsync_twice(env: &Env) -> anyhow::Result<()> {
 }
 
 /// Writes to the pinned pages of the mapping.
-fn dirty(client: &mut Client) -> anyhow::Result<()> {
+pub(super) fn dirty(client: &mut Client) -> anyhow::Result<()> {
     client.must(Request::Fill {
         map: "map".to_owned(),
         offset: PINNED.offset,

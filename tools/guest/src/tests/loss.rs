@@ -268,20 +268,20 @@ fn names_the_owner(kmsg: &mut Kmsg, title: &str, file: &Path) -> anyhow::Result<
 }
 
 /// The device goes on with what has been given to it.
-fn device_writes(client: &mut Client, seed: u32) -> anyhow::Result<()> {
-    client.map_anonymous("memory", PINNED.length)?;
-    let source = client.reg("source", "memory", 0, PINNED.length)?;
+pub(super) fn device_writes(client: &mut Client, length: u64, seed: u32) -> anyhow::Result<()> {
+    client.map_anonymous("memory", length)?;
+    let source = client.reg("source", "memory", 0, length)?;
     super::env::must_be(&source, 0, "anonymous memory")?;
     client.must(Request::Fill {
         map: "memory".to_owned(),
         offset: 0,
-        length: PINNED.length,
+        length,
         seed,
     })?;
     client.must(Request::RdmaWrite {
         from: "source".to_owned(),
         to: "pin".to_owned(),
-        length: PINNED.length,
+        length,
     })?;
     client.dereg("source")?;
     Ok(())
@@ -299,7 +299,7 @@ fn unbinding_waits_for_the_pin(env: &Env) -> anyhow::Result<()> {
     names_the_owner(&mut kmsg, WAITS, &files.0)?;
     ensure!(away.goes_on(), "it has not waited");
     ensure!(pin_of(&files.0)?.pids == [client.pid()], "the pin is there");
-    device_writes(&mut client, 62).context("RDMA while the driver waits")?;
+    device_writes(&mut client, PINNED.length, 62).context("RDMA while the driver waits")?;
     dies_of_an_access(&mut toucher, "touching a file whose device is going")?;
     drop(toucher);
     // It waits for the pin alone: everything else goes on.
@@ -370,7 +370,7 @@ fn ndctl_refuses_a_mounted_device(env: &Env) -> anyhow::Result<()> {
             env.mounted().detach()?;
         }
     }
-    device_writes(&mut client, 63)?;
+    device_writes(&mut client, PINNED.length, 63)?;
     client.dereg("pin")?;
     drop(client);
     // The last user of the filesystem has gone, and it with him, in a moment.

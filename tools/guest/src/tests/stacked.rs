@@ -2,8 +2,8 @@
 //! Filesystems on device mapper: a file may lie on several devices, and nobody tells the filesystem when one
 //! of them goes.
 
-use super::env::{lease_is, must_be, Env, Loan, EXCLUSIVE, SHARED};
-use super::loss::Away;
+use super::env::{lease_is, must_be, Env, EXCLUSIVE, SHARED};
+use super::loss::{device_writes, Away};
 use super::{tests, Test};
 use crate::kmsg::Kmsg;
 use crate::protocol::{pattern, Request};
@@ -60,11 +60,7 @@ impl Stack {
             root: PathBuf::from("/tmp/stacked"),
             node: Path::new("/dev/mapper").join(NAME),
         };
-        let mkfs: &[&str] = match fs {
-            Fs::Xfs => &["mkfs.xfs", "-q", "-f"],
-            Fs::Ext4 => &["mkfs.ext4", "-q", "-F", "-b", "4096"],
-        };
-        run(Command::new(mkfs[0]).args(&mkfs[1..]).arg(&stack.node))?;
+        run(fs.mkfs().arg(&stack.node))?;
         std::fs::create_dir_all(&stack.root)?;
         stack.mount()?;
         Ok(stack)
@@ -149,7 +145,10 @@ fn one_region_on_two_devices(env: &Env) -> anyhow::Result<()> {
     let wanted = [(at - SIDE, at - 1), (at, at + SIDE - 1)];
     let got = listed("pinned")?;
     ensure!(got == wanted, "pins {got:?}, not {wanted:?}");
-    received(&mut client, region.1)?;
+    device_writes(&mut client, region.1, 71)?;
+    client.must(Request::Fsync {
+        name: "file".to_owned(),
+    })?;
     client.dereg("pin")?;
     let left = listed("unpinned")?;
     ensure!(left.is_empty(), "unpinned, yet {left:?}");
@@ -167,29 +166,6 @@ fn one_region_on_two_devices(env: &Env) -> anyhow::Result<()> {
     );
     drop(stack);
     away.back()
-}
-
-/// Receives into the region, and has it flushed.
-fn received(client: &mut Loan, length: u64) -> anyhow::Result<()> {
-    client.map_anonymous("memory", length)?;
-    let source = client.reg("source", "memory", 0, length)?;
-    must_be(&source, 0, "anonymous memory")?;
-    client.must(Request::Fill {
-        map: "memory".to_owned(),
-        offset: 0,
-        length,
-        seed: 71,
-    })?;
-    client.must(Request::RdmaWrite {
-        from: "source".to_owned(),
-        to: "pin".to_owned(),
-        length,
-    })?;
-    client.dereg("source")?;
-    client.must(Request::Fsync {
-        name: "file".to_owned(),
-    })?;
-    Ok(())
 }
 
 /// A filesystem that is not told keeps the memory until it is unmounted. The log says so.
